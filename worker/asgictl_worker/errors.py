@@ -1,0 +1,32 @@
+"""The errors that people meet: each names the thing, what happened and the next step.
+
+Errors meant for the operator derive from ``AsgictlError``. They are printed without a
+traceback and end the program with ``exit_code``. A broken promise inside asgictl is an
+``AssertionError`` and keeps its traceback: it is our bug, not the operator's.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller when it ends (docs/reference/exit-codes.md)."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    NO_WORKER_BOOTED = 3
+    CANNOT_BIND = 5
+    CORE_BROKEN = 70
+    BAD_CONFIGURATION = 78
+
+
+class AsgictlError(Exception):
+    """Something the operator can mend; the sentence says how."""
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+
+class ConfigurationError(AsgictlError):
+    """A setting has a value that cannot work."""
+
+    exit_code = ExitCode.BAD_CONFIGURATION

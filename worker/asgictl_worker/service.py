@@ -1,0 +1,45 @@
+"""What all connections of one worker share.
+
+One object, made once per worker by ``server.py`` and handed to every connection and cycle.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from asgictl_worker.access_log import AccessLog
+from asgictl_worker.asgi import Application
+from asgictl_worker.proxy import ProxyTrust
+from asgictl_worker.settings import WorkerSettings
+from asgictl_worker.timers import Ticker
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the beats report; ``*_total`` only ever grow."""
+
+    in_flight: int = 0
+    """HTTP requests and WebSockets for which the application runs now."""
+    requests_total: int = 0
+    errors_total: int = 0
+    """Exceptions of the application and broken promises (a body too short, no response)."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Service:
+    """The application and everything the connections of one worker have in common."""
+
+    app: Application
+    settings: WorkerSettings
+    loop: asyncio.AbstractEventLoop
+    ticker: Ticker
+    access_log: AccessLog | None
+    proxy_trust: ProxyTrust | None
+    state: dict[str, Any] | None
+    """What the lifespan startup left in ``scope["state"]``; copied for each request."""
+    counters: Counters = field(default_factory=Counters)
+    connections: set[Any] = field(default_factory=set)
+    """Every open ``Connection``."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Every running cycle: the loop itself keeps only weak references to tasks."""
+    draining: bool = False
