@@ -1,0 +1,216 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asgictl_worker.errors import ConfigurationError
+from asgictl_worker.proxy import NotAPeer, ProxyTrust
+
+PEER = ("10.0.0.1", 4711)
+
+
+def forwarded(**headers: str) -> list[tuple[bytes, bytes]]:
+    return [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+
+
+def resolve(allow_list="10.0.0.0/8", client=PEER, scheme="http", **headers):
+    return ProxyTrust(allow_list).resolve(forwarded(**headers), client, scheme)
+
+
+@pytest.mark.parametrize(
+    ("allow_list", "peer", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1, ::1", "::1", True),
+        ("::1", "0:0:0:0:0:0:0:1", True),
+        ("10.0.0.0/8", "10.255.0.1", True),
+        ("10.0.0.0/8", "11.0.0.1", False),
+        ("fd00::/8", "fd12::1", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("127.0.0.1", None, False),
+        ("unix:", None, True),
+        ("unix:", "127.0.0.1", False),
+        ("*", None, True),
+        ("*", "203.0.113.7", True),
+        ("*", "no address", False),
+        ("", "127.0.0.1", False),
+        ("", None, False),
+    ],
+)
+def test_only_listed_peers_are_trusted(allow_list, peer, expected):
+    trust = ProxyTrust(allow_list)
+    assert trust.trusts(peer) is expected
+    assert trust.trusts(peer) is expected, "the answer from the cache is the same"
+
+
+@pytest.mark.parametrize(
+    ("allow_list", "entry"),
+    [
+        ("localhost", "localhost"),
+        ("127.0.0.1, 10.0.0.1/8", "10.0.0.1/8"),
+        ("127.0.0.1 ::1", "127.0.0.1 ::1"),
+        ("10.0.0.0/33", "10.0.0.0/33"),
+        ("127.0.0.1:80", "127.0.0.1:80"),
+    ],
+)
+def test_an_entry_that_is_no_peer_is_named_with_what_would_be_one(allow_list, entry):
+    with pytest.raises(NotAPeer, match=r"list addresses .* networks") as caught:
+        ProxyTrust(allow_list)
+    assert caught.value.entry == entry
+    assert repr(entry) in str(caught.value)
+    assert isinstance(caught.value, ConfigurationError)
+
+
+def test_headers_of_an_untrusted_peer_are_not_believed():
+    client = ("203.0.113.7", 80)
+    assert resolve(client=client, x_forwarded_for="1.1.1.1", x_forwarded_proto="https") == (
+        client,
+        "http",
+    )
+
+
+def test_without_forwarding_headers_client_and_scheme_stay():
+    assert resolve(host="example.org", x_other="1.1.1.1") == (PEER, "http")
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("203.0.113.7", ("203.0.113.7", 0)),
+        ("203.0.113.7:8080", ("203.0.113.7", 8080)),
+        ("203.0.113.7:", ("203.0.113.7", 0)),
+        ("203.0.113.7:99999", ("203.0.113.7", 0)),
+        ("203.0.113.7:x", ("203.0.113.7", 0)),
+        ("203.0.113.7:123456789012345678901234567890", ("203.0.113.7", 0)),
+        ("2001:db8::7", ("2001:db8::7", 0)),
+        ("[2001:db8::7]", ("2001:db8::7", 0)),
+        ("[2001:db8::7]:443", ("2001:db8::7", 443)),
+        ("[2001:db8::7]443", PEER),
+        ("[2001:db8::7", ("2001:db8::7", 0)),
+        # The right-most that is not on the list: the rest is what that client wrote.
+        ("1.1.1.1, 203.0.113.7", ("203.0.113.7", 0)),
+        ("1.1.1.1, 203.0.113.7, 10.0.0.2", ("203.0.113.7", 0)),
+        ("1.1.1.1,203.0.113.7 ,\t10.0.0.2:99, 10.0.0.3", ("203.0.113.7", 0)),
+        # All are on the list: the left-most.
+        ("10.0.0.9, 10.0.0.2", ("10.0.0.9", 0)),
+        # Empty elements are skipped, junk ends the walk at the proxy that wrote it.
+        (", 203.0.113.7, ,", ("203.0.113.7", 0)),
+        ("unknown", PEER),
+        ("1.1.1.1, unknown, 10.0.0.2", ("10.0.0.2", 0)),
+        ("1.1.1.1, 203.0.113.7.evil, 10.0.0.2", ("10.0.0.2", 0)),
+        ("", PEER),
+        (",", PEER),
+    ],
+)
+def test_the_client_is_the_right_most_untrusted_address(header, expected):
+    assert resolve(x_forwarded_for=header) == (expected, "http")
+
+
+def test_with_everybody_trusted_the_client_is_the_left_most_address():
+    assert resolve("*", x_forwarded_for="1.1.1.1, 2.2.2.2")[0] == ("1.1.1.1", 0)
+
+
+def test_several_header_lines_are_one_list():
+    headers = [(b"x-forwarded-for", b"1.1.1.1"), (b"x-forwarded-for", b"203.0.113.7, 10.0.0.2")]
+    assert ProxyTrust("10.0.0.0/8").resolve(headers, PEER, "http")[0] == ("203.0.113.7", 0)
+
+
+def test_a_peer_on_a_unix_socket_gets_the_address_that_it_reports():
+    assert resolve("unix:", None, x_forwarded_for="203.0.113.7") == (("203.0.113.7", 0), "http")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "header", "expected"),
+    [
+        ("http", "https", "https"),
+        ("http", "HTTPS", "https"),
+        ("http", " https ", "https"),
+        ("https", "http", "http"),
+        ("http", "wss", "https"),
+        ("ws", "https", "wss"),
+        ("ws", "wss", "wss"),
+        ("wss", "http", "ws"),
+        ("http", "gopher", "http"),
+        ("http", "", "http"),
+        ("http", "http, https", "https"),
+    ],
+)
+def test_the_scheme_is_what_the_proxy_saw_in_the_kind_of_the_scope(scheme, header, expected):
+    assert resolve(scheme=scheme, x_forwarded_proto=header) == (PEER, expected)
+
+
+@pytest.mark.parametrize(
+    ("schemes", "expected"),
+    [
+        ("https, http", "https"),  # one for each hop: that of the client's hop
+        ("http, http", "http"),
+        ("https", "https"),  # replaced by each proxy: the nearest one's
+        ("http, http, https", "https"),
+    ],
+)
+def test_schemes_belong_to_addresses_where_there_are_as_many(schemes, expected):
+    assert resolve(x_forwarded_for="203.0.113.7, 10.0.0.2", x_forwarded_proto=schemes) == (
+        ("203.0.113.7", 0),
+        expected,
+    )
+
+
+def test_the_scheme_left_of_the_client_is_not_believed():
+    assert resolve(x_forwarded_for="10.0.0.9, 203.0.113.7", x_forwarded_proto="https, http") == (
+        ("203.0.113.7", 0),
+        "http",
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "client", "scheme"),
+    [
+        ("for=203.0.113.7", ("203.0.113.7", 0), "http"),
+        ("For=203.0.113.7;PROTO=https;by=10.0.0.1", ("203.0.113.7", 0), "https"),
+        ('for="[2001:db8::7]:4711";proto=https', ("2001:db8::7", 4711), "https"),
+        ('for="203.0.113.7:80" ; proto=https', ("203.0.113.7", 80), "https"),
+        ("for=1.1.1.1;proto=http, for=203.0.113.7;proto=https", ("203.0.113.7", 0), "https"),
+        ("for=203.0.113.7;proto=https, for=10.0.0.2;proto=http", ("203.0.113.7", 0), "https"),
+        (r'for="20\3.0.113.7"', ("203.0.113.7", 0), "http"),
+        ("proto=https", PEER, "https"),
+        ("for=unknown;proto=https", PEER, "https"),
+        ("for=_hidden, for=10.0.0.2", ("10.0.0.2", 0), "http"),
+        ("for=203.0.113.7,", ("203.0.113.7", 0), "http"),
+        # Malformed anywhere is believed nowhere.
+        ("for=203.0.113.7;", PEER, "http"),
+        ("for=203.0.113.7:80", PEER, "http"),
+        ('for="203.0.113.7', PEER, "http"),
+        ("203.0.113.7", PEER, "http"),
+        ("", PEER, "http"),
+    ],
+)
+def test_forwarded_is_read_as_rfc_7239_says(header, client, scheme):
+    assert resolve(forwarded=header) == (client, scheme)
+
+
+@pytest.mark.parametrize("name", ["x_forwarded_for", "x_forwarded_proto"])
+def test_forwarded_is_not_read_beside_the_older_headers(name):
+    old = {"x_forwarded_for": "203.0.113.7", "x_forwarded_proto": "http"}[name]
+    client, scheme = resolve(forwarded="for=1.1.1.1;proto=https", **{name: old})
+    assert client != ("1.1.1.1", 0)
+    assert scheme == "http"
+
+
+@given(
+    for_=st.binary(max_size=60),
+    proto=st.binary(max_size=20),
+    rfc7239=st.binary(max_size=60),
+    everybody=st.booleans(),
+)
+def test_no_header_breaks_the_walk(for_, proto, rfc7239, everybody):
+    trust = ProxyTrust("*" if everybody else "10.0.0.0/8")
+    for headers in (
+        [(b"x-forwarded-for", for_), (b"x-forwarded-proto", proto)],
+        [(b"forwarded", rfc7239)],
+    ):
+        (host, port), scheme = trust.resolve(headers, PEER, "http")
+        assert trust.trusts(host) or not everybody
+        assert 0 <= port <= 65535
+        assert scheme in ("http", "https")
