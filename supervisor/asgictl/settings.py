@@ -42,7 +42,10 @@ class Settings(WorkerSettings):
         None, "Listen on this inherited descriptor instead of a port.", group=_LISTENERS, minimum=0
     )
     backlog: int = setting(
-        2048, "How many connections the kernel holds until a worker accepts them.", group=_LISTENERS, minimum=1
+        2048,
+        "How many connections the kernel holds until a worker accepts them.",
+        group=_LISTENERS,
+        minimum=1,
     )
     # -- Workers
     workers: Literal["auto"] | int = setting(
@@ -106,16 +109,31 @@ class Settings(WorkerSettings):
     )
     # -- Process
     pid: str | None = setting(
-        None, "Write the supervisor's process id to this file.", group=_PROCESS, flags=("-p",), metavar="FILE"
+        None,
+        "Write the supervisor's process id to this file.",
+        group=_PROCESS,
+        flags=("-p",),
+        metavar="FILE",
     )
     chdir: str | None = setting(
         None, "Change to this directory before anything else.", group=_PROCESS, metavar="DIRECTORY"
     )
-    user: str | None = setting(None, "Run workers as this user (name or number).", group=_PROCESS, flags=("-u",))
-    group: str | None = setting(None, "Run workers as this group (name or number).", group=_PROCESS, flags=("-g",))
+    user: str | None = setting(
+        None, "Run workers as this user (name or number).", group=_PROCESS, flags=("-u",)
+    )
+    group: str | None = setting(
+        None, "Run workers as this group (name or number).", group=_PROCESS, flags=("-g",)
+    )
     umask: str | None = setting(
-        None, "The file mode mask of the workers, in octal.", group=_PROCESS, flags=("-m",), metavar="OCTAL"
+        None,
+        "The file mode mask of the workers, in octal.",
+        group=_PROCESS,
+        flags=("-m",),
+        metavar="OCTAL",
     )
     env_file: tuple[str, ...] = setting(
-        (), "Set variables for the application from this file (repeat for more).", group=_PROCESS, metavar="FILE"
+        (),
+        "Set variables for the application from this file (repeat for more).",
+        group=_PROCESS,
+        metavar="FILE",
     )

@@ -30,3 +30,23 @@ class ConfigurationError(AsgictlError):
     """A setting has a value that cannot work."""
 
     exit_code = ExitCode.BAD_CONFIGURATION
+
+
+class BadSetting(ConfigurationError):
+    """One setting has a value that it cannot take."""
+
+    def __init__(self, setting: str, value: object, wanted: str, source: str = "") -> None:
+        self.setting, self.value, self.wanted, self.source = setting, value, wanted, source
+        where = f" ({source})" if source else ""
+        super().__init__(f"{setting} cannot be {value!r}{where}: it must be {wanted}")
+
+
+class ContradictorySettings(ConfigurationError):
+    """Two settings cannot both be meant."""
+
+    def __init__(
+        self, settings: tuple[str, str], reason: str, sources: tuple[str, ...] = ()
+    ) -> None:
+        self.settings, self.reason, self.sources = settings, reason, sources
+        named = " and ".join(sources or settings)
+        super().__init__(f"{named} contradict each other: {reason}; keep one of them")

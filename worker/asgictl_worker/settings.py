@@ -4,16 +4,22 @@ A declaration is a dataclass field made by ``setting()``. The flag, the ``ASGICT
 variable, the key of the settings file, the help text, the reference page and the sample
 file are all derived from it (``asgictl.configuration``, ``asgictl.reference``).
 
-Durations are float seconds, sizes are int bytes. Nothing here reads files, variables or
-the clock: settings can be built in a test without effects.
+Durations are float seconds, sizes are int bytes. ``read()`` turns text into a value and
+``check()`` holds every value to its declaration, wherever it came from; a settings object
+checks itself when it is made. Nothing here reads files, variables or the clock: settings
+can be built in a test without effects.
 """
 
+import math
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
+
+from asgictl_worker.errors import BadSetting, ContradictorySettings
 
 METADATA_KEY = "asgictl"
 
@@ -30,6 +36,8 @@ class Facts:
     minimum: float | None
     maximum: float | None
     metavar: str
+    separator: str
+    rule: Callable[[str], object] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +80,8 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     metavar: str = "",
+    separator: str = ",",
+    rule: Callable[[str], object] | None = None,
 ) -> Any:
     """Declare one setting as a dataclass field.
 
@@ -85,6 +95,9 @@ def setting(
         minimum: the smallest number allowed.
         maximum: the largest number allowed.
         metavar: how the help names the value, if the type says too little.
+        separator: what stands between several values in one environment variable.
+        rule: raises ``ValueError`` for a text that cannot work; its message completes the
+            sentence "it must be ...".
     """
     facts = Facts(
         sentence=sentence,
@@ -95,6 +108,8 @@ def setting(
         minimum=minimum,
         maximum=maximum,
         metavar=metavar,
+        separator=separator,
+        rule=rule,
     )
     return field(default=default, metadata={METADATA_KEY: facts})
 
@@ -106,7 +121,9 @@ def declarations(settings_class: type) -> Mapping[str, Declaration]:
     found = {}
     for item in fields(settings_class):
         assert item.default is not MISSING, f"{item.name} has no default"
-        found[item.name] = _declaration(item.name, hints[item.name], item.default, item.metadata[METADATA_KEY])
+        found[item.name] = _declaration(
+            item.name, hints[item.name], item.default, item.metadata[METADATA_KEY]
+        )
     return found
 
 
@@ -143,6 +160,153 @@ def _declaration(name: str, hint: Any, default: Any, facts: Facts) -> Declaratio
     )
 
 
+def read(declaration: Declaration, text: str) -> Any:
+    """Return the value that a text stands for, on a command line or in a variable.
+
+    Several values of one setting are separated by ``declaration.facts.separator``. ``none``
+    (for a text: nothing at all) unsets a setting that may be unset.
+
+    Raises:
+        BadSetting: the text is not a value of this setting.
+    """
+    if declaration.many:
+        parts = (part.strip() for part in text.split(declaration.facts.separator))
+        return check(declaration, tuple(part for part in parts if part))
+    text = text.strip()
+    if declaration.optional and text.lower() == ("" if declaration.kind is str else "none"):
+        return None
+    if declaration.kind is bool:
+        return check(declaration, _SWITCH_WORDS.get(text.lower(), text))
+    if declaration.kind is int or declaration.or_number:
+        return check(declaration, int(text) if _WHOLE_NUMBER.fullmatch(text) else text)
+    return check(declaration, text)
+
+
+def check(declaration: Declaration, value: object) -> Any:
+    """Return the value of a setting in its own type, once it is known to be allowed.
+
+    Numbers with a unit may be texts with a suffix (``500ms``, ``16M``), since a settings
+    file has no other way to write them. A single text stands for a list of one.
+
+    Raises:
+        BadSetting: the value has the wrong type, is out of range or breaks the rule.
+    """
+    if not declaration.many:
+        return _check_one(declaration, value)
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, list | tuple):
+        raise BadSetting(declaration.name, value, f"a list of which each is {wanted(declaration)}")
+    return tuple(_check_one(declaration, part) for part in value)
+
+
+def _check_one(declaration: Declaration, value: object) -> Any:
+    if value is None and declaration.optional:
+        return None
+    if isinstance(value, str):
+        return _check_text(declaration, value)
+    # bool is an int to isinstance(), but `workers = true` is a mistake.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if declaration.kind is float and is_number:
+        return _check_range(declaration, float(typing.cast("float", value)))
+    if (declaration.kind is int or declaration.or_number) and is_number and isinstance(value, int):
+        return _check_range(declaration, value)
+    if declaration.kind is bool and isinstance(value, bool):
+        return value
+    raise BadSetting(declaration.name, value, wanted(declaration))
+
+
+def _check_text(declaration: Declaration, text: str) -> Any:
+    if declaration.choices:
+        if text in declaration.choices:
+            return text
+    elif declaration.kind is str:
+        # No path and no header can hold it, and the kernel would cut the text there.
+        if "\0" in text:
+            raise BadSetting(declaration.name, text, "a text without NUL characters")
+        if declaration.facts.rule:
+            try:
+                declaration.facts.rule(text)
+            except ValueError as error:
+                raise BadSetting(declaration.name, text, str(error)) from None
+        return text
+    elif declaration.kind is float and (found := _DURATION.fullmatch(text)):
+        return _check_range(declaration, float(found[1]) * _SECONDS[found[2] or "s"])
+    elif declaration.facts.unit == "bytes" and (found := _SIZE.fullmatch(text)):
+        return _check_range(declaration, int(float(found[1]) * _BYTES[found[2].upper()]))
+    raise BadSetting(declaration.name, text, wanted(declaration))
+
+
+def _check_range(declaration: Declaration, number: float) -> float:
+    low, high = declaration.facts.minimum, declaration.facts.maximum
+    if (
+        not math.isfinite(number)
+        or (low is not None and number < low)
+        or (high is not None and number > high)
+    ):
+        raise BadSetting(declaration.name, number, wanted(declaration))
+    return number
+
+
+def wanted(declaration: Declaration) -> str:
+    """Return what one value must be, as it completes the sentence "it must be ..."."""
+    phrases = list(declaration.choices)
+    low, high = declaration.facts.minimum, declaration.facts.maximum
+    limits = (
+        f" from {low} to {high}"
+        if high is not None
+        else f" of at least {low}"
+        if low is not None
+        else ""
+    )
+    if declaration.kind is bool:
+        phrases.append("true or false")
+    elif declaration.kind is float:
+        phrases.append(f"a duration in seconds{limits} (or with a unit: 500ms, 30s, 2m, 1h)")
+    elif declaration.facts.unit == "bytes":
+        phrases.append(f"a size in bytes{limits} (or with a unit: 64K, 16M, 1G)")
+    elif declaration.kind is int or declaration.or_number:
+        phrases.append(f"a whole number{limits}")
+    elif not declaration.choices:
+        phrases.append("a text")
+    if declaration.optional and declaration.kind is not str:
+        phrases.append("none")
+    return " or ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
+
+
+_SWITCH_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMG]?)(?:i?B)?", re.IGNORECASE)
+_BYTES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
+_FRAMING = frozenset({"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade"})
+
+
+def parse_header(text: str) -> tuple[bytes, bytes]:
+    """Return name (in lower case) and value of a ``NAME:VALUE`` setting (RFC 9110, section 5).
+
+    Raises:
+        ValueError: the text is no header field, or one that each response sets for itself.
+    """
+    found = _HEADER.fullmatch(text)
+    if not found:
+        raise ValueError(
+            "NAME:VALUE, the name of letters, digits and hyphens, the value without control characters"
+        )
+    name = found[1].lower()
+    if name in _FRAMING:
+        raise ValueError(
+            "another header: this one frames a single response and is set by the server"
+        )
+    return name.encode("ascii"), found[2].strip(" \t").encode("latin-1")
+
+
 _APPLICATION = "Application"
 _PROTOCOL = "Protocol"
 _LIMITS = "Limits and time-outs"
@@ -163,10 +327,14 @@ class WorkerSettings:
         metavar="DIRECTORY",
     )
     factory: bool = setting(
-        False, "The name is a function without arguments that returns the application.", group=_APPLICATION
+        False,
+        "The name is a function without arguments that returns the application.",
+        group=_APPLICATION,
     )
     interface: Literal["auto", "asgi3", "asgi2", "wsgi"] = setting(
-        "auto", "What the application speaks; auto looks at how it can be called.", group=_APPLICATION
+        "auto",
+        "What the application speaks; auto looks at how it can be called.",
+        group=_APPLICATION,
     )
     lifespan: Literal["auto", "on", "off"] = setting(
         "auto",
@@ -174,10 +342,15 @@ class WorkerSettings:
         group=_APPLICATION,
     )
     root_path: str = setting(
-        "", "The path under which a proxy in front mounts the application.", group=_APPLICATION, metavar="PATH"
+        "",
+        "The path under which a proxy in front mounts the application.",
+        group=_APPLICATION,
+        metavar="PATH",
     )
     reset_contextvars: bool = setting(
-        False, "Run every request in an empty context instead of a copy of the worker's.", group=_APPLICATION
+        False,
+        "Run every request in an empty context instead of a copy of the worker's.",
+        group=_APPLICATION,
     )
     # -- Protocol
     loop: Literal["auto", "asyncio", "uvloop"] = setting(
@@ -189,7 +362,13 @@ class WorkerSettings:
     server_header: bool = setting(True, "Send a Server header.", group=_PROTOCOL)
     date_header: bool = setting(True, "Send a Date header.", group=_PROTOCOL)
     header: tuple[str, ...] = setting(
-        (), "Add this header to every response (repeat for more).", group=_PROTOCOL, metavar="NAME:VALUE"
+        (),
+        "Add this header to every response (repeat for more).",
+        group=_PROTOCOL,
+        metavar="NAME:VALUE",
+        # A comma may stand in a value.
+        separator="\n",
+        rule=parse_header,
     )
     # -- Limits and time-outs
     limit_concurrency: int | None = setting(
@@ -201,9 +380,15 @@ class WorkerSettings:
     limit_request_line: int = setting(
         8190, "Answer 414 to a longer request line.", group=_LIMITS, unit="bytes", minimum=64
     )
-    limit_request_fields: int = setting(100, "Answer 431 to more header fields.", group=_LIMITS, minimum=1)
+    limit_request_fields: int = setting(
+        100, "Answer 431 to more header fields.", group=_LIMITS, minimum=1
+    )
     limit_request_field_size: int = setting(
-        8190, "Answer 431 to a longer header field (name and value).", group=_LIMITS, unit="bytes", minimum=64
+        8190,
+        "Answer 431 to a longer header field (name and value).",
+        group=_LIMITS,
+        unit="bytes",
+        minimum=64,
     )
     limit_request_body: int | None = setting(
         None, "Answer 413 to a longer request body.", group=_LIMITS, unit="bytes", minimum=0
@@ -259,10 +444,17 @@ class WorkerSettings:
         minimum=1,
     )
     ws_max_queue: int = setting(
-        32, "Stop reading while this many messages wait for the application.", group=_WEBSOCKET, minimum=1
+        32,
+        "Stop reading while this many messages wait for the application.",
+        group=_WEBSOCKET,
+        minimum=1,
     )
     ws_ping_interval: float | None = setting(
-        20.0, "Send a ping this often; 0 turns pings off.", group=_WEBSOCKET, unit="seconds", minimum=0
+        20.0,
+        "Send a ping this often; 0 turns pings off.",
+        group=_WEBSOCKET,
+        unit="seconds",
+        minimum=0,
     )
     ws_ping_timeout: float | None = setting(
         20.0,
@@ -302,3 +494,20 @@ class WorkerSettings:
     use_colors: bool | None = setting(
         None, "Colour the log (default: when it goes to a terminal).", group=_LOGGING
     )
+
+    def __post_init__(self) -> None:
+        """Hold every value to its declaration, and the values to each other.
+
+        Raises:
+            BadSetting: a value is not allowed.
+            ContradictorySettings: two values cannot both be meant.
+        """
+        for name, declaration in declarations(type(self)).items():
+            value = getattr(self, name)
+            checked = check(declaration, value)
+            if checked is not value:
+                object.__setattr__(self, name, checked)
+        if self.interface == "wsgi" and self.lifespan == "on":
+            raise ContradictorySettings(
+                ("interface", "lifespan"), "a WSGI application has no lifespan"
+            )
