@@ -1,0 +1,69 @@
+"""The numbers that the supervisor decides by, and the rules that are made of them alone."""
+
+from dataclasses import dataclass
+
+MIN_UPTIME = 10.0
+"""A worker that was ready for this many seconds has proved its code; a crash later is news."""
+
+RELOAD_SPACING = 1.0
+"""Seconds between the starts of two reloads, however many HUPs arrive."""
+
+TERMINATE_GRACE = 2.0
+"""Seconds between SIGTERM and SIGABRT; the worker has had its drain by then."""
+
+ABORT_GRACE = 2.0
+"""Seconds between SIGABRT and SIGKILL; faulthandler writes the stacks in this time."""
+
+KILL_GRACE = 5.0
+"""Seconds until a process that SIGKILL does not end is reported as unkillable."""
+
+UNKILLABLE_REMINDER = 60.0
+DUMP_DELAY = 0.25
+"""Seconds that a worker gets to write its stacks before they are read."""
+
+DRAIN_MARGIN = 1.0
+"""Seconds that a worker may overrun its own drain before it is terminated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The settings that the core needs; durations in seconds."""
+
+    workers: int
+    timeout: float = 30.0
+    """No beat for this long is a hang; half of it is suspicious."""
+    boot_timeout: float = 60.0
+    stop_timeout: float = 30.0
+    reload_drain_timeout: float = 300.0
+    lifespan_timeout: float = 10.0
+    min_ready: float = 1.0
+    give_up_after: float = 300.0
+    preload: bool = False
+    max_workers: int = 1024
+    surge: int = 0
+    """How many replacements may boot at a time; 0 is a quarter of the fleet."""
+    stop_delay: float = 0.0
+    """How long to go on accepting after TERM, so that load balancers can look away."""
+
+    @property
+    def late_after(self) -> float:
+        """Seconds without a beat after which a worker is suspect."""
+        return self.timeout / 2
+
+    def surge_for(self, desired: int) -> int:
+        """Return how many replacements may boot at the same time."""
+        return self.surge or max(1, desired // 4)
+
+    def drain_cap(self, desired: int) -> int:
+        """Return how many processes may drain at the same time.
+
+        Reloads do not wait for long drains, so many reloads could pile processes up.
+        """
+        return max(4, 2 * desired)
+
+    def drain_deadline(self, timeout: float) -> float:
+        """Return how long a draining worker may take in all until it is terminated.
+
+        The worker keeps ``timeout`` itself, then the application's shutdown has its own.
+        """
+        return timeout + self.lifespan_timeout + DRAIN_MARGIN
