@@ -173,7 +173,12 @@ def _replace(turn: Turn) -> None:
     holding = reload is not None and reload.phase in (ReloadPhase.PREFLIGHT, ReloadPhase.TEMPLATE)
     slots = [(slot, state.in_slot(slot)) for slot in range(state.desired)]
     replacing = sum(
-        len(occupants) > 1 and any(_good(worker, wanted) for worker in occupants)
+        len(occupants) > 1
+        and any(_good(worker, wanted) for worker in occupants)
+        # A predecessor that is about to retire does not hold up the next replacement.
+        and not any(
+            _good(worker, wanted) and worker.state is WorkerState.READY for worker in occupants
+        )
         for _, occupants in slots
     )
     canary = reload is not None and reload.phase is ReloadPhase.CANARY
