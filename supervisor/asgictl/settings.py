@@ -3,10 +3,103 @@
 See ``asgictl_worker.settings`` for how a declaration works.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from asgictl_worker.settings import WorkerSettings, setting
+from asgictl_worker.errors import BadSetting, ContradictorySettings
+from asgictl_worker.settings import WorkerSettings, declarations, setting
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A port on one address or name; an empty host stands for every interface."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """The path of a UNIX socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedDescriptor:
+    """A listening socket that somebody else has bound and handed over by number."""
+
+    fd: int
+
+    def __str__(self) -> str:
+        return f"fd://{self.fd}"
+
+
+BindAddress = TcpAddress | UnixAddress | InheritedDescriptor
+
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]+)")
+_UNIX_ADDRESS = re.compile(r"unix:(?://)?(?P<path>.+)")
+_DESCRIPTOR = re.compile(r"fd://(?P<fd>[0-9]+)")
+
+
+def parse_bind(text: str) -> BindAddress:
+    """Return where a ``--bind`` value says to listen.
+
+    Raises:
+        ValueError: it is none of the accepted forms; the message completes "it must be ...".
+    """
+    if found := _UNIX_ADDRESS.fullmatch(text):
+        _rule_for_socket_path(found["path"])
+        return UnixAddress(found["path"])
+    if found := _DESCRIPTOR.fullmatch(text):
+        return InheritedDescriptor(int(found["fd"]))
+    if found := _ADDRESS.fullmatch(text):
+        if int(found["port"]) > 65535:
+            raise ValueError("an address with a port from 0 to 65535")
+        if found["ipv6"] is None:
+            return TcpAddress(found["host"], int(found["port"]))
+        # Here and not above: it is seldom needed, and big.
+        import ipaddress
+
+        try:
+            ipaddress.IPv6Address(found["ipv6"])
+        except ValueError:
+            raise ValueError("an address with an IPv6 address in the brackets") from None
+        return TcpAddress(found["ipv6"], int(found["port"]))
+    if text.count(":") > 1 and "/" not in text:
+        raise ValueError("an address with IPv6 in brackets, such as [::1]:8000")
+    if text.isdigit():
+        raise ValueError(f"an address; for port {text} on every interface write :{text}")
+    raise ValueError("HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://N")
+
+
+def _rule_for_host(text: str) -> None:
+    if not re.fullmatch(r"[^\s/\[\]]*", text):
+        raise ValueError(
+            "a name or an address alone, such as 0.0.0.0 or ::1; the port has its own setting"
+        )
+
+
+def _rule_for_umask(text: str) -> None:
+    if not re.fullmatch(r"(0o)?[0-7]{1,4}", text) or int(text, 8) > 0o777:
+        raise ValueError(
+            "an octal number from 0 to 777, such as 027 (in a settings file in quotes)"
+        )
+
+
+def _rule_for_socket_path(text: str) -> None:
+    # sockaddr_un holds 108 bytes with the closing NUL on Linux (unix(7)).
+    if len(text.encode("utf-8", "surrogateescape")) > 107:
+        raise ValueError("a path of at most 107 bytes, as sockets have")
+
 
 _LISTENERS = "Listeners"
 _WORKERS = "Workers"
@@ -25,8 +118,15 @@ class Settings(WorkerSettings):
         group=_LISTENERS,
         flags=("-b",),
         metavar="ADDRESS",
+        rule=parse_bind,
     )
-    host: str = setting("127.0.0.1", "Listen on this address or name.", group=_LISTENERS)
+    host: str = setting(
+        "127.0.0.1",
+        "Listen on this address or name; an empty one stands for every interface.",
+        group=_LISTENERS,
+        metavar="ADDRESS",
+        rule=_rule_for_host,
+    )
     port: int = setting(
         8000,
         "Listen on this port; 0 takes a free one.",
@@ -36,7 +136,11 @@ class Settings(WorkerSettings):
         maximum=65535,
     )
     uds: str | None = setting(
-        None, "Listen on this UNIX socket instead of a port.", group=_LISTENERS, metavar="PATH"
+        None,
+        "Listen on this UNIX socket instead of a port.",
+        group=_LISTENERS,
+        metavar="PATH",
+        rule=_rule_for_socket_path,
     )
     fd: int | None = setting(
         None, "Listen on this inherited descriptor instead of a port.", group=_LISTENERS, minimum=0
@@ -130,10 +234,119 @@ class Settings(WorkerSettings):
         group=_PROCESS,
         flags=("-m",),
         metavar="OCTAL",
+        rule=_rule_for_umask,
     )
     env_file: tuple[str, ...] = setting(
         (),
-        "Set variables for the application from this file (repeat for more).",
+        "Set variables from this file, unless the environment has them already (repeat for more).",
         group=_PROCESS,
         metavar="FILE",
     )
+
+    def __post_init__(self) -> None:
+        """Hold every value to its declaration, and the values to each other.
+
+        Raises:
+            BadSetting: a value is not allowed.
+            ContradictorySettings: two values cannot both be meant.
+        """
+        # A slotted dataclass is made anew by its decorator, which super() does not see.
+        WorkerSettings.__post_init__(self)
+        answers = [name for name in ("bind", "uds", "fd") if getattr(self, name) not in ((), None)]
+        if answers:
+            plain = declarations(Settings)
+            answers += [
+                name for name in ("host", "port") if getattr(self, name) != plain[name].default
+            ]
+        if len(answers) > 1:
+            raise ContradictorySettings((answers[0], answers[1]), WHERE_TWICE)
+        for address in self.bind:
+            if self.bind.count(address) > 1:
+                raise BadSetting("bind", address, "an address that is not given twice")
+
+    @property
+    def addresses(self) -> tuple[BindAddress, ...]:
+        """Where to listen, from whichever of bind, uds, fd, host and port says it."""
+        if self.bind:
+            return tuple(map(parse_bind, self.bind))
+        if self.uds is not None:
+            return (UnixAddress(self.uds),)
+        if self.fd is not None:
+            return (InheritedDescriptor(self.fd),)
+        return (TcpAddress(self.host, self.port),)
+
+
+WHERE: Mapping[str, str] = {
+    "bind": "bind",
+    "uds": "uds",
+    "fd": "fd",
+    "host": "host:port",
+    "port": "host:port",
+}
+"""The settings that say where to listen, and the answer that each is part of."""
+WHERE_TWICE = "both say where to listen"
+
+
+_TLS = "let a proxy in front speak TLS"
+_WORKER_CLASS = "leave it out: every worker serves ASGI, and WSGI by --interface wsgi"
+
+INSTEAD: Mapping[str, str] = {
+    # uvicorn
+    "--h11-max-incomplete-event-size": "see --limit-request-line and --limit-request-field-size",
+    "--http2": "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/2",
+    "--reload": "start again by hand or send SIGHUP, which loads the application anew",
+    "--reload-delay": "there is no --reload; SIGHUP loads the application anew",
+    "--reload-dir": "there is no --reload; SIGHUP loads the application anew",
+    "--reload-exclude": "there is no --reload; SIGHUP loads the application anew",
+    "--reload-include": "there is no --reload; SIGHUP loads the application anew",
+    "--ssl-ca-certs": _TLS,
+    "--ssl-cert-reqs": _TLS,
+    "--ssl-certfile": _TLS,
+    "--ssl-ciphers": _TLS,
+    "--ssl-keyfile": _TLS,
+    "--ssl-keyfile-password": _TLS,
+    "--ssl-version": _TLS,
+    "--timeout-worker-healthcheck": "see --timeout for a worker that hangs and --timeout-boot for one that starts",
+    # gunicorn
+    "--access-logfile": "access lines are on and go to standard output; see --no-access-log and --log-config",
+    "--access-logformat": "set a formatter for the logger asgictl.access with --log-config",
+    "--asgi-disconnect-grace-period": "the application is told by http.disconnect and not cancelled",
+    "--ca-certs": _TLS,
+    "--capture-output": "what the application prints goes where asgictl's own output goes",
+    "--cert-reqs": _TLS,
+    "--certfile": _TLS,
+    "--check-config": "`asgictl config` reads and checks all settings",
+    "--ciphers": _TLS,
+    "-D": "let systemd or a container engine keep it in the background",
+    "--daemon": "let systemd or a container engine keep it in the background",
+    "-e": "write the variable into a file and name it with --env-file",
+    "--env": "write the variable into a file and name it with --env-file",
+    "--error-logfile": "log lines go to standard error; see --log-config",
+    "--http-parser": "see --http",
+    "--initgroups": "the groups of --user are always set",
+    "-k": _WORKER_CLASS,
+    "--keyfile": _TLS,
+    "--log-config-json": "--log-config reads JSON too",
+    "--log-file": "log lines go to standard error; see --log-config",
+    "--logger-class": "see --log-config",
+    "--no-sendfile": "leave it out",
+    "--preload": "each worker imports the application itself; leave it out",
+    "--print-config": "`asgictl config` prints the settings in effect",
+    "--pythonpath": "see --app-dir",
+    "-R": "leave it out: standard output and error are inherited",
+    "--enable-stdio-inheritance": "leave it out: standard output and error are inherited",
+    "--reload-engine": "there is no --reload; SIGHUP loads the application anew",
+    "--reload-extra-file": "there is no --reload; SIGHUP loads the application anew",
+    "--reuse-port": "leave it out: the workers share the supervisor's sockets",
+    "--threads": "a worker runs one event loop; see --workers",
+    "--worker-class": _WORKER_CLASS,
+    "--worker-connections": "see --limit-concurrency",
+    "--worker-tmp-dir": "leave it out: the heartbeat is no file",
+    # granian, hypercorn
+    "--access-log-fmt": "set a formatter for the logger asgictl.access with --log-config",
+    "--insecure-bind": "see --bind",
+    "--quic-bind": "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/3",
+    "--runtime-threads": "a worker runs one event loop; see --workers",
+    "--respawn-failed-workers": "leave it out: a worker that dies is always replaced",
+}
+"""What users of other servers do instead, for options that asgictl does not have."""

@@ -163,8 +163,7 @@ def _declaration(name: str, hint: Any, default: Any, facts: Facts) -> Declaratio
 def read(declaration: Declaration, text: str) -> Any:
     """Return the value that a text stands for, on a command line or in a variable.
 
-    Several values of one setting are separated by ``declaration.facts.separator``. ``none``
-    (for a text: nothing at all) unsets a setting that may be unset.
+    Several values of one setting are separated by ``declaration.facts.separator``.
 
     Raises:
         BadSetting: the text is not a value of this setting.
@@ -173,8 +172,6 @@ def read(declaration: Declaration, text: str) -> Any:
         parts = (part.strip() for part in text.split(declaration.facts.separator))
         return check(declaration, tuple(part for part in parts if part))
     text = text.strip()
-    if declaration.optional and text.lower() == ("" if declaration.kind is str else "none"):
-        return None
     if declaration.kind is bool:
         return check(declaration, _SWITCH_WORDS.get(text.lower(), text))
     if declaration.kind is int or declaration.or_number:
@@ -185,8 +182,9 @@ def read(declaration: Declaration, text: str) -> Any:
 def check(declaration: Declaration, value: object) -> Any:
     """Return the value of a setting in its own type, once it is known to be allowed.
 
-    Numbers with a unit may be texts with a suffix (``500ms``, ``16M``), since a settings
-    file has no other way to write them. A single text stands for a list of one.
+    Some values may be texts, since a settings file has no other way to write them: numbers
+    with a unit (``500ms``, ``16M``), and ``none`` (for a text: an empty one) to unset what
+    may be unset. A single text stands for a list of one.
 
     Raises:
         BadSetting: the value has the wrong type, is out of range or breaks the rule.
@@ -217,6 +215,8 @@ def _check_one(declaration: Declaration, value: object) -> Any:
 
 
 def _check_text(declaration: Declaration, text: str) -> Any:
+    if declaration.optional and text == ("" if declaration.kind is str else "none"):
+        return None
     if declaration.choices:
         if text in declaration.choices:
             return text
@@ -340,6 +340,7 @@ class WorkerSettings:
         "auto",
         "Whether the application takes part in the lifespan protocol; auto asks it and goes on without.",
         group=_APPLICATION,
+        flags=("--asgi-lifespan",),
     )
     root_path: str = setting(
         "",
@@ -354,7 +355,10 @@ class WorkerSettings:
     )
     # -- Protocol
     loop: Literal["auto", "asyncio", "uvloop"] = setting(
-        "auto", "The event loop; auto takes uvloop where it imports.", group=_PROTOCOL
+        "auto",
+        "The event loop; auto takes uvloop where it imports.",
+        group=_PROTOCOL,
+        flags=("--asgi-loop",),
     )
     http: Literal["auto", "httptools", "h11"] = setting(
         "auto", "The HTTP/1.1 parser; auto takes httptools where it imports.", group=_PROTOCOL
@@ -387,6 +391,7 @@ class WorkerSettings:
         8190,
         "Answer 431 to a longer header field (name and value).",
         group=_LIMITS,
+        flags=("--limit-request-field_size",),
         unit="bytes",
         minimum=64,
     )
@@ -440,6 +445,7 @@ class WorkerSettings:
         16 * 1024 * 1024,
         "Close with 1009 when a message is longer, counted after decompression.",
         group=_WEBSOCKET,
+        flags=("--websocket-max-message-size",),
         unit="bytes",
         minimum=1,
     )
@@ -502,7 +508,7 @@ class WorkerSettings:
             BadSetting: a value is not allowed.
             ContradictorySettings: two values cannot both be meant.
         """
-        for name, declaration in declarations(type(self)).items():
+        for name, declaration in declarations(self.__class__).items():
             value = getattr(self, name)
             checked = check(declaration, value)
             if checked is not value:
