@@ -114,9 +114,13 @@ def setting(
     return field(default=default, metadata={METADATA_KEY: facts})
 
 
-@cache
 def declarations(settings_class: type) -> Mapping[str, Declaration]:
     """Return the declarations of a settings class by name, in the order declared."""
+    return _declarations(settings_class)
+
+
+@cache
+def _declarations(settings_class: type) -> Mapping[str, Declaration]:
     hints = typing.get_type_hints(settings_class)
     found = {}
     for item in fields(settings_class):
@@ -508,7 +512,7 @@ class WorkerSettings:
             BadSetting: a value is not allowed.
             ContradictorySettings: two values cannot both be meant.
         """
-        for name, declaration in declarations(self.__class__).items():
+        for name, declaration in declarations(type(self)).items():
             value = getattr(self, name)
             checked = check(declaration, value)
             if checked is not value:

@@ -1,0 +1,371 @@
+"""Where settings come from: defaults < file < environment < command line.
+
+The result is one immutable ``Settings`` and, for each value, where it came from. What a
+value may be is said in the settings modules; this one reads the sources and names them in
+errors. Sources, the weakest first:
+
+1. the defaults;
+2. variables that other tools share: ``PORT``, ``WEB_CONCURRENCY``, ``FORWARDED_ALLOW_IPS``;
+3. the settings file: ``--config FILE``, else ``asgictl.toml`` in the working directory,
+   else the table ``[tool.asgictl]`` of ``pyproject.toml`` there;
+4. ``ASGICTL_*`` variables, from the environment or from files named by ``env_file``;
+5. the command line, or the arguments of ``asgictl.run()``.
+
+``bind``, ``uds``, ``fd`` and ``host`` with ``port`` answer one question, where to listen:
+the strongest source that answers it replaces what weaker ones said.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from asgictl.settings import WHERE, WHERE_TWICE, Settings
+from asgictl_worker.errors import BadSetting, ConfigurationError, ContradictorySettings, ExitCode
+from asgictl_worker.settings import Declaration, check, declarations, read
+
+SETTINGS = declarations(Settings)
+CONFIG_VARIABLE = "ASGICTL_CONFIG"
+"""The variable that stands for ``--config``."""
+FILE_NAME = "asgictl.toml"
+# Kubernetes puts these into every container near a Service of the name asgictl.
+_KUBERNETES = re.compile(
+    r"ASGICTL_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from, as people would look for it."""
+
+    kind: Literal["default", "file", "variable", "flag", "argument"]
+    detail: str = ""
+    """``asgictl.toml:workers``, ``ASGICTL_WORKERS``, ``--workers``, ... or a remark."""
+
+    def __str__(self) -> str:
+        return self.detail or self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that somebody gave."""
+
+    value: Any
+    origin: Origin
+
+
+Layer = Mapping[str, Given]
+"""What one source gives, by the name of the setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings in effect, and where each came from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    directory: str
+    """The absolute path that relative ones count from."""
+    file: str | None = None
+    """The settings file that was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Everything that settings are read from; ``read()`` again sees changed files.
+
+    ``environment`` and ``directory`` are those at the start of the program.
+    """
+
+    given: Layer
+    environment: Mapping[str, str]
+    directory: str
+    config: str | None = None
+    """The settings file named on the command line."""
+
+    def read(self) -> Configuration:
+        """Return the configuration as files and variables have it now.
+
+        Raises:
+            ConfigurationError: a source cannot be read, or does not make sense.
+        """
+        shared, own = from_environment(self.environment)
+        # --chdir comes before all else, and a settings file may name files of variables:
+        # these two are settled early, from the sources that are known by then.
+        directory = _enter(self.directory, resolve(own, self.given))
+        config = self.config or self.environment.get(CONFIG_VARIABLE) or None
+        path = find_file(directory, config)
+        from_settings_file = from_file(path, config) if path else {}
+        chosen = resolve(from_settings_file, own, self.given).get("env_file")
+        if chosen and chosen.value:
+            shared, own = from_environment(self.environment, _read_env_files(directory, chosen))
+        merged = dict(resolve(shared, from_settings_file, own, self.given))
+        directory = _enter(self.directory, merged)
+        if "chdir" in merged and merged["chdir"].value is not None:
+            # Absolute, so that it means the same when a reload reads it from inside.
+            merged["chdir"] = Given(directory, merged["chdir"].origin)
+        return _build(merged, directory, path)
+
+
+def resolve(*layers: Layer) -> dict[str, Given]:
+    """Return the strongest of what the layers give; the weakest layer comes first.
+
+    Raises:
+        ContradictorySettings: one layer says twice where to listen.
+    """
+    merged: dict[str, Given] = {}
+    for layer in layers:
+        answers = {
+            WHERE[name]: name
+            for name in layer
+            if name in WHERE and layer[name].value not in ((), None)
+        }
+        if len(answers) > 1:
+            first, second, *_ = answers.values()
+            raise ContradictorySettings(
+                (first, second), WHERE_TWICE, (_where(first, layer), _where(second, layer))
+            )
+        for name in [
+            name for name in merged if answers and name in WHERE and WHERE[name] not in answers
+        ]:
+            del merged[name]
+        merged.update(layer)
+    return merged
+
+
+def _build(merged: dict[str, Given], directory: str, path: str | None) -> Configuration:
+    port = merged.get("port")
+    if port and port.origin.detail == "PORT" and "host" not in merged:
+        # Who sets $PORT (a platform) means that others reach it.
+        merged["host"] = Given("0.0.0.0", Origin("variable", "PORT"))
+    try:
+        settings = Settings(**{name: given.value for name, given in merged.items()})
+    except ContradictorySettings as error:
+        sources = tuple(_where(name, merged) for name in error.settings)
+        raise ContradictorySettings(error.settings, error.reason, sources) from None
+    except BadSetting as error:
+        raise _named(error, merged[error.setting].origin) from None
+    default = Origin("default")
+    origins = {name: merged[name].origin if name in merged else default for name in SETTINGS}
+    return Configuration(settings, origins, directory, path)
+
+
+def _where(name: str, layer: Layer) -> str:
+    if name not in layer:
+        return f"{name} = {SETTINGS[name].default!r} (default)"
+    return f"{name} = {layer[name].value!r} ({layer[name].origin})"
+
+
+def _named(error: BadSetting, origin: Origin) -> BadSetting:
+    named = BadSetting(error.setting, error.value, error.wanted, str(origin))
+    if origin.kind == "flag":
+        named.exit_code = ExitCode.USAGE
+    return named
+
+
+def _give(declaration: Declaration, value: object, origin: Origin) -> Given:
+    try:
+        if isinstance(value, str) and origin.kind in ("variable", "flag"):
+            return Given(read(declaration, value), origin)
+        return Given(check(declaration, value), origin)
+    except BadSetting as error:
+        raise _named(error, origin) from None
+
+
+def from_command_line(values: Mapping[str, object]) -> Layer:
+    """Return what was given by flags: texts, booleans from switches, tuples of texts."""
+    return {
+        name: _give(SETTINGS[name], value, Origin("flag", SETTINGS[name].flag))
+        for name, value in values.items()
+    }
+
+
+def from_arguments(values: Mapping[str, object]) -> Layer:
+    """Return what was given to ``asgictl.run()``.
+
+    Raises:
+        ConfigurationError: a name is no setting, or a value is not allowed.
+    """
+    for name in values:
+        if name not in SETTINGS:
+            raise ConfigurationError(f"run() has no argument {name!r}{_nearest(name, SETTINGS)}")
+    return {
+        name: _give(SETTINGS[name], value, Origin("argument", f"{name}="))
+        for name, value in values.items()
+    }
+
+
+def from_environment(
+    environment: Mapping[str, str], files: Mapping[str, tuple[str, str]] | None = None
+) -> tuple[Layer, Layer]:
+    """Return what variables give: those shared with other tools, and ``ASGICTL_*``.
+
+    An empty variable counts as not set.
+
+    Args:
+        environment: the variables of this process.
+        files: value and file of each variable in files; those of the process win.
+
+    Raises:
+        ConfigurationError: an ``ASGICTL_*`` variable is not known, or a value not allowed.
+    """
+    everything = {
+        name: (value, f"{name} in {file}") for name, (value, file) in (files or {}).items()
+    }
+    everything |= {
+        name: (value, name)
+        for name, value in environment.items()
+        if value or name not in everything
+    }
+    everything = {name: found for name, found in everything.items() if found[0]}
+    if everything.get("ASGICTL_PORT", ("", ""))[0].startswith("tcp://"):
+        del everything["ASGICTL_PORT"]
+    shared: dict[str, Given] = {}
+    own: dict[str, Given] = {}
+    for declaration in SETTINGS.values():
+        if found := everything.pop(declaration.variable, None):
+            own[declaration.name] = _give(declaration, found[0], Origin("variable", found[1]))
+        for name in declaration.facts.variables:
+            if found := everything.get(name):
+                shared[declaration.name] = _give(
+                    declaration, found[0], Origin("variable", found[1])
+                )
+    for name, (_, detail) in everything.items():
+        if (
+            name.startswith("ASGICTL_")
+            and name != CONFIG_VARIABLE
+            and not _KUBERNETES.fullmatch(name)
+        ):
+            hint = _nearest(name, (declaration.variable for declaration in SETTINGS.values()))
+            raise ConfigurationError(
+                f"the variable {detail} sets nothing{hint}; unset it or correct its name"
+            )
+    return shared, own
+
+
+def find_file(directory: str, config: str | None) -> str | None:
+    """Return the path of the settings file, or None if there is none."""
+    if config:
+        return os.path.join(directory, config)
+    path = os.path.join(directory, FILE_NAME)
+    if os.path.exists(path):
+        return path
+    path = os.path.join(directory, "pyproject.toml")
+    return path if os.path.exists(path) and _table(path) is not None else None
+
+
+def from_file(path: str, name: str | None = None) -> Layer:
+    """Return what a settings file gives; a ``pyproject.toml`` by its table ``[tool.asgictl]``.
+
+    Args:
+        path: where it is.
+        name: how errors call it, if not by the last part of the path.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not TOML, or has a key or a value
+            that is not a setting's.
+    """
+    name = name or os.path.basename(path)
+    table = _table(path)
+    if table is None:
+        raise ConfigurationError(
+            f"{path} has no table [tool.asgictl]; add it or name another file with --config"
+        )
+    layer: dict[str, Given] = {}
+    for key, value in table.items():
+        setting = key.replace("-", "_")
+        if setting not in SETTINGS:
+            raise ConfigurationError(f"{name}: {key!r} is no setting{_nearest(setting, SETTINGS)}")
+        if setting in layer:
+            raise ConfigurationError(
+                f"{name}: {setting} stands there twice, with - and with _; keep one of them"
+            )
+        layer[setting] = _give(SETTINGS[setting], value, Origin("file", f"{name}:{key}"))
+    return layer
+
+
+def _table(path: str) -> dict[str, Any] | None:
+    # Here and not above: a start without a settings file does not pay for it.
+    import tomllib
+
+    if path.endswith(".py"):
+        raise ConfigurationError(
+            f"{path} is Python, settings files are TOML; `asgictl config --sample` writes one"
+        )
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the settings file {path} cannot be read: {error.strerror}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the settings file {path} is not valid TOML: {error}") from None
+    if os.path.basename(path) != "pyproject.toml":
+        return document
+    table = document.get("tool", {}).get("asgictl")
+    return table if isinstance(table, dict) else None
+
+
+def read_env_files(paths: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` with the variables of files added; it wins over the files.
+
+    Args:
+        paths: files of ``NAME=value`` lines; a later one wins over an earlier one.
+        environment: the variables of this process.
+
+    Raises:
+        ConfigurationError: a file cannot be read.
+    """
+    chosen = Given(tuple(paths), Origin("argument"))
+    return {name: value for name, (value, _) in _read_env_files("", chosen).items()} | dict(
+        environment
+    )
+
+
+def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]:
+    import dotenv
+
+    found: dict[str, tuple[str, str]] = {}
+    for file in chosen.value:
+        try:
+            with open(os.path.join(directory, file), encoding="utf-8") as stream:
+                values = dotenv.dotenv_values(stream=stream)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 ({error})"
+            raise _named(
+                BadSetting("env_file", file, f"a file that can be read; {reason}"), chosen.origin
+            ) from None
+        found |= {name: (value, file) for name, value in values.items() if value is not None}
+    for name in (CONFIG_VARIABLE, "ASGICTL_CHDIR", "ASGICTL_ENV_FILE"):
+        if name in found:
+            raise ConfigurationError(
+                f"{name} in {found[name][1]} comes too late, the file is found by it; set it in the environment itself"
+            )
+    return found
+
+
+def _enter(directory: str, merged: Layer) -> str:
+    given = merged.get("chdir")
+    if not given or given.value is None:
+        return directory
+    path = os.path.join(directory, given.value)
+    if not os.path.isdir(path):
+        raise _named(BadSetting("chdir", given.value, "a directory that exists"), given.origin)
+    return path
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" or nothing."""
+    known = list(known)
+    for declaration in SETTINGS.values():
+        # gunicorn's and uvicorn's words are spellings of ours on the command line only.
+        for flag in declaration.facts.flags:
+            word = flag.lstrip("-").replace("-", "_")
+            if name in (word, f"ASGICTL_{word.upper()}"):
+                ours = declaration.name if name == word else declaration.variable
+                return f"; did you mean {ours}?"
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
