@@ -1,0 +1,1 @@
+"""WebSockets: the handshake, the frames and the one cycle that serves them."""
