@@ -85,6 +85,17 @@ class Source:
     config: str | None = None
     """The settings file named on the command line."""
 
+    @classmethod
+    def of_this_process(cls, given: Layer, config: str | None = None) -> "Source":
+        """Return the sources as this process finds them when it starts."""
+        try:
+            directory = os.getcwd()
+        except OSError as error:
+            raise ConfigurationError(
+                f"the working directory is gone ({error.strerror}); go to one that exists"
+            ) from None
+        return cls(given=given, environment=dict(os.environ), directory=directory, config=config)
+
     def read(self) -> Configuration:
         """Return the configuration as files and variables have it now.
 

@@ -50,3 +50,13 @@ class ContradictorySettings(ConfigurationError):
         self.settings, self.reason, self.sources = settings, reason, sources
         named = " and ".join(sources or settings)
         super().__init__(f"{named} contradict each other: {reason}; keep one of them")
+
+
+class ServerFailed(AsgictlError):
+    """The server did not start or could not go on; what happened stands in its log."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = ExitCode(exit_code)
+        super().__init__(
+            f"the server ended with exit code {exit_code} ({self.exit_code.name}); its log says why"
+        )

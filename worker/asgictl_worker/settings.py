@@ -177,7 +177,7 @@ def read(declaration: Declaration, text: str) -> Any:
         return check(declaration, tuple(part for part in parts if part))
     text = text.strip()
     if declaration.kind is bool:
-        return check(declaration, _SWITCH_WORDS.get(text.lower(), text))
+        return check(declaration, SWITCH_WORDS.get(text.lower(), text))
     if declaration.kind is int or declaration.or_number:
         return check(declaration, int(text) if _WHOLE_NUMBER.fullmatch(text) else text)
     return check(declaration, text)
@@ -278,7 +278,7 @@ def wanted(declaration: Declaration) -> str:
     return " or ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
 
 
-_SWITCH_WORDS = {
+SWITCH_WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }

@@ -1,0 +1,89 @@
+"""asgictl: an ASGI server of a supervisor and its workers.
+
+This is the whole public interface::
+
+    import asgictl
+
+    if __name__ == "__main__":
+        asgictl.run("module:app", workers=4)
+
+To serve inside an event loop of your own, see ``asgictl_worker.Server``.
+"""
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from asgictl.configuration import Source
+    from asgictl.settings import Settings
+
+    __version__: str
+
+__all__ = ["Settings", "__version__", "run"]
+
+_serving = False
+"""Whether ``serve()`` runs in this process or, by inheritance, in one that forked it."""
+
+
+def __getattr__(name: str) -> typing.Any:
+    # Lazily, so that a process pays only for what it uses.
+    if name == "Settings":
+        from asgictl.settings import Settings
+
+        return Settings
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("asgictl")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def run(application: str, **settings: typing.Any) -> None:
+    """Serve an application until a signal stops the server.
+
+    This process becomes the supervisor, so call it in the main thread, and under
+    ``if __name__ == "__main__":`` when the application is in the same module. Settings that
+    are not given here come from ``ASGICTL_*`` variables, the settings file and the
+    defaults, in this order, as on the command line.
+
+    Args:
+        application: its name, ``module:attribute``: only workers import it.
+        settings: by their names, such as ``workers=4``; see docs/reference/options.md.
+
+    Raises:
+        TypeError: ``application`` is not a name.
+        ConfigurationError: a setting is not known or has a value that cannot work.
+        ServerFailed: the server did not start, or could not go on; ``exit_code`` says why.
+    """
+    from asgictl.configuration import Source, from_arguments
+    from asgictl_worker.errors import ServerFailed
+
+    if not isinstance(application, str):
+        raise TypeError(
+            f"asgictl.run() takes the name of an application, not {application!r}: every worker imports it "
+            'anew; pass "module:attribute", or serve the object itself with asgictl_worker.Server'
+        )
+    code = serve(application, Source.of_this_process(from_arguments(settings)))
+    if code:
+        raise ServerFailed(code)
+
+
+def serve(application: str, source: "Source") -> int:
+    """Be the supervisor and return the exit code; ``run()`` and the command line share this."""
+    global _serving
+    import os
+
+    if _serving:
+        raise RuntimeError(
+            "asgictl.run() was called while a worker imported the application; put the call under "
+            '`if __name__ == "__main__":`'
+        )
+    configuration = source.read()
+    os.chdir(configuration.directory)
+    # Last, since it is the heaviest: mistakes above are reported at once.
+    from asgictl.supervisor import Supervisor
+
+    _serving = True
+    try:
+        return Supervisor(application, configuration.settings, lambda: source.read().settings).run()
+    finally:
+        _serving = False

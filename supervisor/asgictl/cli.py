@@ -1,0 +1,263 @@
+"""The command line: ``asgictl [OPTIONS] APP`` serves, ``asgictl VERB`` does something else.
+
+Options are made from the declarations of the settings. Their values stay texts here:
+``configuration`` reads them as it reads variables, so that errors are the same. A mistake of
+the operator is one line on standard error and an exit code, never a traceback.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, cast
+
+import click
+from click.shell_completion import CompletionItem
+
+from asgictl import serve
+from asgictl.configuration import SETTINGS, Layer, Source, from_command_line
+from asgictl.reference import by_group, effective, flags, in_words, metavar, sample, variables
+from asgictl.settings import INSTEAD
+from asgictl_worker.errors import AsgictlError, ExitCode
+from asgictl_worker.settings import SWITCH_WORDS, Declaration
+
+PROGRAM = "asgictl"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Do what the command line says and end the process with an ``ExitCode``.
+
+    Args:
+        arguments: what follows the program's name; None takes those of this process.
+    """
+    try:
+        code = commands.main(arguments, PROGRAM, standalone_mode=False) or ExitCode.OK
+    except click.NoSuchOption as error:
+        code = _fail(_unknown_option(error), ExitCode.USAGE)
+    except click.ClickException as error:
+        code = _fail(error.format_message(), ExitCode.USAGE)
+    except click.Abort:
+        # Interrupted before the supervisor listens to signals; shells expect 128 + SIGINT.
+        code = 130
+    except AsgictlError as error:
+        code = _fail(str(error), error.exit_code)
+    raise SystemExit(int(code))
+
+
+def _fail(sentence: str, code: ExitCode) -> ExitCode:
+    click.echo(f"{PROGRAM}: error: {sentence}", err=True)
+    return code
+
+
+def _unknown_option(error: click.NoSuchOption) -> str:
+    sentence = f"there is no option {error.option_name}"
+    if advice := INSTEAD.get(error.option_name):
+        return f"{sentence}; {advice}"
+    if error.possibilities:
+        return f"{sentence}; did you mean {' or '.join(error.possibilities)}?"
+    return f"{sentence}; `{PROGRAM} --help` lists all"
+
+
+class _Text(click.ParamType):
+    """A text as it was typed, with the completions that the declaration knows."""
+
+    name = "text"
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._declaration = declaration
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        kind = {"FILE": "file", "PATH": "file", "DIRECTORY": "dir"}.get(
+            self._declaration.facts.metavar
+        )
+        if kind:
+            return [CompletionItem(incomplete, type=kind)]
+        return [
+            CompletionItem(word)
+            for word in self._declaration.choices
+            if word.startswith(incomplete)
+        ]
+
+
+def _option(declaration: Declaration) -> click.Option:
+    facts = declaration.facts
+    if declaration.kind is bool:
+        switch = f"{declaration.flag}/--no-{declaration.flag.removeprefix('--')}"
+        return click.Option(
+            [*facts.flags, switch, declaration.name], default=None, help=facts.sentence
+        )
+    return click.Option(
+        [declaration.flag, *facts.flags, declaration.name],
+        multiple=declaration.many,
+        type=_Text(declaration),
+        metavar=metavar(declaration),
+        help=facts.sentence,
+    )
+
+
+class _SettingsCommand(click.Command):
+    """A command that takes every setting as an option, listed under its heading."""
+
+    def __init__(self, *args: Any, params: Sequence[click.Parameter], **kwargs: Any) -> None:
+        config = click.Option(
+            ["-c", "--config"],
+            metavar="FILE",
+            type=click.Path(),
+            help="Read settings from this file (default: asgictl.toml, or [tool.asgictl] in pyproject.toml).",
+        )
+        self._plain = [config, *params]
+        options = [_option(declaration) for declaration in SETTINGS.values()]
+        super().__init__(*args, params=[*self._plain, *options], **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _switches_without_values(args))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        records = [
+            parameter.get_help_record(ctx)
+            for parameter in (*self._plain, *ctx.command.get_params(ctx)[-1:])
+        ]
+        with formatter.section("General"):
+            formatter.write_dl([record for record in records if record])
+        for group, declarations in by_group().items():
+            with formatter.section(group):
+                formatter.write_dl([_help_record(declaration) for declaration in declarations])
+
+
+def _help_record(declaration: Declaration) -> tuple[str, str]:
+    names = f"{', '.join(flags(declaration))} {metavar(declaration)}".rstrip()
+    default = in_words(declaration, declaration.default)
+    return (
+        names,
+        f"{declaration.facts.sentence} [default: {default}; {', '.join(variables(declaration))}]",
+    )
+
+
+def _switches_without_values(args: list[str]) -> list[str]:
+    """Return ``args`` with ``--switch=false`` and ``--switch false`` as ``--no-switch``.
+
+    uvicorn has such an option (``--ws-per-message-deflate false``), and variables and files
+    have switches with values anyway.
+    """
+    switches = {declaration.flag for declaration in SETTINGS.values() if declaration.kind is bool}
+    result: list[str] = []
+    for arg in args:
+        flag, equals, word = arg.partition("=")
+        if result and "--" not in result and result[-1] in switches and arg.lower() in SWITCH_WORDS:
+            flag, equals, word = result.pop(), "=", arg
+        if equals and flag in switches and "--" not in result:
+            arg = flag if SWITCH_WORDS.get(word.lower(), word) is True else f"--no-{flag[2:]}"
+            if word.lower() not in SWITCH_WORDS:
+                from_command_line({flag[2:].replace("-", "_"): word})
+        result.append(arg)
+    return result
+
+
+def _given(values: Mapping[str, object]) -> Layer:
+    return from_command_line(
+        {name: value for name, value in values.items() if value not in (None, ())}
+    )
+
+
+class _Commands(click.Group):
+    """The verbs; what is no verb is the application to run, and its options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Nothing at all comes here when a shell completes the first word.
+        if (
+            (args or not ctx.resilient_parsing)
+            and args[:1] != ["--"]
+            and (not args or args[0] not in self.commands)
+        ):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return super().shell_complete(ctx, incomplete) + self.commands["run"].shell_complete(
+            ctx, incomplete
+        )
+
+
+class _Run(_SettingsCommand):
+    """The command that needs no name."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(PROGRAM, "[OPTIONS] APP")
+        formatter.write_usage(PROGRAM, "VERB ...", prefix="       ")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(
+                [(name, verb.get_short_help_str(70)) for name, verb in VERBS.items()]
+            )
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from asgictl import __version__
+
+        click.echo(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
+def _run(app: str | None, config: str | None, **values: object) -> int:
+    given = _given(values)
+    if app is None:
+        raise click.UsageError(
+            f"which application? Name it as module:attribute, such as `{PROGRAM} main:app`; "
+            f"`{PROGRAM} --help` lists the options"
+        )
+    return serve(app, Source.of_this_process(given, config))
+
+
+def _config(
+    app: str | None, config: str | None, explain: bool, sample_file: bool, **values: object
+) -> None:
+    if sample_file:
+        click.echo(sample(), nl=False)
+        return
+    configuration = Source.of_this_process(_given(values), config).read()
+    click.echo(effective(configuration, explain=explain), nl=False)
+
+
+_WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+VERBS: dict[str, click.Command] = {
+    "run": _Run(
+        "run",
+        callback=_run,
+        help="Serve the ASGI application APP, written as module:attribute.",
+        short_help="Serve an application; this verb may be left out.",
+        params=[
+            click.Argument(["app"], required=False),
+            click.Option(
+                ["-v", "--version"],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_print_version,
+                help="Print the version and exit.",
+            ),
+        ],
+        context_settings=_WIDE,
+    ),
+    "config": _SettingsCommand(
+        "config",
+        callback=_config,
+        help="Print the settings in effect as a settings file. Put it before your usual arguments to see "
+        "what they lead to.",
+        short_help="Print the settings in effect, and where each comes from.",
+        params=[
+            click.Argument(["app"], required=False),
+            click.Option(["--explain"], is_flag=True, help="Say where each value comes from."),
+            click.Option(
+                ["--sample", "sample_file"],
+                is_flag=True,
+                help="Print a commented settings file of the defaults.",
+            ),
+        ],
+        context_settings=_WIDE,
+    ),
+}
+"""Every verb, by its name: a new one is one row here."""
+
+commands = _Commands(PROGRAM, commands=cast("dict[str, click.Command]", VERBS))
