@@ -1,0 +1,1 @@
+"""The tests of asgictl: ``worker`` and ``supervisor`` mirror the packages, ``system`` runs real processes."""

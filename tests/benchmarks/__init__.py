@@ -1,0 +1,1 @@
+"""asgictl side by side with other servers: ``python -m tests.benchmarks --help``."""
