@@ -6,13 +6,13 @@ the operator is one line on standard error and an exit code, never a traceback.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
 from asgictl import serve
-from asgictl.configuration import SETTINGS, Layer, Source, from_command_line
+from asgictl.configuration import CONFIG_VARIABLE, SETTINGS, Layer, Source, from_command_line
 from asgictl.reference import by_group, effective, flags, in_words, metavar, sample, variables
 from asgictl.settings import INSTEAD
 from asgictl_worker.errors import AsgictlError, ExitCode
@@ -55,29 +55,6 @@ def _unknown_option(error: click.NoSuchOption) -> str:
     return f"{sentence}; `{PROGRAM} --help` lists all"
 
 
-class _Text(click.ParamType):
-    """A text as it was typed, with the completions that the declaration knows."""
-
-    name = "text"
-
-    def __init__(self, declaration: Declaration) -> None:
-        self._declaration = declaration
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        kind = {"FILE": "file", "PATH": "file", "DIRECTORY": "dir"}.get(
-            self._declaration.facts.metavar
-        )
-        if kind:
-            return [CompletionItem(incomplete, type=kind)]
-        return [
-            CompletionItem(word)
-            for word in self._declaration.choices
-            if word.startswith(incomplete)
-        ]
-
-
 def _option(declaration: Declaration) -> click.Option:
     facts = declaration.facts
     if declaration.kind is bool:
@@ -85,36 +62,48 @@ def _option(declaration: Declaration) -> click.Option:
         return click.Option(
             [*facts.flags, switch, declaration.name], default=None, help=facts.sentence
         )
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        kind = {"FILE": "file", "PATH": "file", "DIRECTORY": "dir"}.get(facts.metavar)
+        if kind:
+            return [CompletionItem(incomplete, type=kind)]
+        return [CompletionItem(word) for word in declaration.choices if word.startswith(incomplete)]
+
     return click.Option(
         [declaration.flag, *facts.flags, declaration.name],
         multiple=declaration.many,
-        type=_Text(declaration),
+        type=click.UNPROCESSED,
         metavar=metavar(declaration),
         help=facts.sentence,
+        shell_complete=complete,
     )
 
 
 class _SettingsCommand(click.Command):
     """A command that takes every setting as an option, listed under its heading."""
 
-    def __init__(self, *args: Any, params: Sequence[click.Parameter], **kwargs: Any) -> None:
+    def __init__(self, name: str, *, params: Sequence[click.Parameter], **facts: Any) -> None:
         config = click.Option(
             ["-c", "--config"],
             metavar="FILE",
             type=click.Path(),
-            help="Read settings from this file (default: asgictl.toml, or [tool.asgictl] in pyproject.toml).",
+            help="Read settings from this file (default: asgictl.toml, or [tool.asgictl] in pyproject.toml). "
+            f"[{CONFIG_VARIABLE}]",
         )
-        self._plain = [config, *params]
         options = [_option(declaration) for declaration in SETTINGS.values()]
-        super().__init__(*args, params=[*self._plain, *options], **kwargs)
+        super().__init__(name, params=[*params, config, *options], **facts)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _switches_without_values(args))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        others = [parameter for parameter in self.get_params(ctx) if parameter.name not in SETTINGS]
         records = [
             parameter.get_help_record(ctx)
-            for parameter in (*self._plain, *ctx.command.get_params(ctx)[-1:])
+            for parameter in others
+            if isinstance(parameter, click.Option)
         ]
         with formatter.section("General"):
             formatter.write_dl([record for record in records if record])
@@ -124,7 +113,8 @@ class _SettingsCommand(click.Command):
 
 
 def _help_record(declaration: Declaration) -> tuple[str, str]:
-    names = f"{', '.join(flags(declaration))} {metavar(declaration)}".rstrip()
+    between = " / " if declaration.kind is bool else ", "
+    names = f"{between.join(flags(declaration))} {metavar(declaration)}".rstrip()
     default = in_words(declaration, declaration.default)
     return (
         names,
@@ -260,4 +250,4 @@ VERBS: dict[str, click.Command] = {
 }
 """Every verb, by its name: a new one is one row here."""
 
-commands = _Commands(PROGRAM, commands=cast("dict[str, click.Command]", VERBS))
+commands = _Commands(PROGRAM, commands=VERBS)

@@ -320,6 +320,19 @@ def _table(path: str) -> dict[str, Any] | None:
     return table if isinstance(table, dict) else None
 
 
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Return settings as JSON knows them, to be handed to another process."""
+    return {name: getattr(settings, name) for name in SETTINGS}
+
+
+def from_json(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that ``to_json()`` was given.
+
+    Another version of asgictl may have made them: names that are not known are left out.
+    """
+    return Settings(**{name: value for name, value in values.items() if name in SETTINGS})
+
+
 def read_env_files(paths: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
     """Return ``environment`` with the variables of files added; it wins over the files.
 

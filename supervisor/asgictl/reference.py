@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from asgictl.configuration import FILE_NAME, SETTINGS, Configuration
+from asgictl.settings import TcpAddress
 from asgictl_worker.settings import Declaration, WorkerSettings, declarations
 
 PAGE = "docs/reference/options.md"
@@ -65,7 +66,7 @@ def in_words(declaration: Declaration, value: Any) -> str:
     if declaration.facts.unit == "bytes" and value and value % 1024 == 0:
         return f"{value // 1024**2}M" if value % 1024**2 == 0 else f"{value // 1024}K"
     if declaration.facts.unit:
-        return f"{value:g} {declaration.facts.unit}"
+        return f"{value:g} {declaration.facts.unit.removesuffix('s') if value == 1 else declaration.facts.unit}"
     return str(value) or "empty"
 
 
@@ -83,10 +84,16 @@ def in_toml(value: Any) -> str:
 
 def effective(configuration: Configuration, *, explain: bool = False) -> str:
     """Return the settings in effect as a settings file, with the origin of each on request."""
-    lines = []
+    settings, lines = configuration.settings, []
+    elsewhere = settings.bind or not isinstance(settings.addresses[0], TcpAddress)
     for name in SETTINGS:
-        value = getattr(configuration.settings, name)
-        line = f"# {name} is not set" if value is None else f"{name} = {in_toml(value)}"
+        value = getattr(settings, name)
+        line = f"{name} = {in_toml(value)}"
+        if value is None:
+            line = f"# {name} is not set"
+        elif elsewhere and name in ("host", "port"):
+            # In a settings file they would contradict what says where to listen.
+            line = f"# {name} is not used"
         lines.append(f"{line:<44}  # {configuration.origins[name]}" if explain else line)
     if explain:
         file = configuration.file or "no settings file was found"
