@@ -103,12 +103,14 @@ def _starting_overdue(turn: Turn, worker: WorkerHandle) -> None:
 
 
 def _soaking_overdue(turn: Turn, worker: WorkerHandle) -> None:
-    if worker.last_beat < worker.ready_at + turn.state.policy.min_ready / 2:
-        _suspect(turn, worker)
+    policy = turn.state.policy
+    if worker.last_beat > worker.ready_at:
+        turn.move(worker, Happening.SOAKED, deadline=worker.last_beat + policy.late_after)
+    elif turn.now < worker.ready_at + policy.late_after:
+        # Ready is a word, a beat is a proof: wait for the first one.
+        turn.put(worker, deadline=turn.now + DUMP_DELAY)
     else:
-        turn.move(
-            worker, Happening.SOAKED, deadline=worker.last_beat + turn.state.policy.late_after
-        )
+        _suspect(turn, worker)
 
 
 def _suspect(turn: Turn, worker: WorkerHandle) -> None:
