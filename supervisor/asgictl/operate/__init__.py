@@ -1,0 +1,1 @@
+"""Shows: what people and machines ask of the supervisor."""

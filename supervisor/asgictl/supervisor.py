@@ -1,0 +1,489 @@
+"""The loop: wait, learn, decide, act.
+
+This module owns the order of things and nothing else: what to do is decided in
+``asgictl.core``, how it is done is known in ``asgictl.system``. One thread, one poll(2);
+its time-out is the earliest deadline of the core, so an idle supervisor sleeps until a
+worker beats. No step waits for anything.
+"""
+
+import contextlib
+import logging
+import os
+import select
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from asgictl.configuration import read_env_files
+from asgictl.core import actions as act
+from asgictl.core import events as ev
+from asgictl.core.policy import Policy
+from asgictl.core.state import next_deadline
+from asgictl.core.step import initial, step
+from asgictl.operate.recorder import FlightRecorder
+from asgictl.settings import Settings
+from asgictl.system import evidence, kernel, listeners, machine, notify, pidfile, privileges, spawn
+from asgictl.system.listeners import Listener
+from asgictl.system.signals import SignalPipe
+from asgictl_worker import contract, logs
+from asgictl_worker.errors import ExitCode
+
+log = logging.getLogger("asgictl.supervisor")
+
+LAG_TOLERANCE = 0.25
+"""Seconds by which the loop may be late before it counts as having been held up."""
+
+MAX_CORE_ERRORS = 5
+"""Errors of the core within ``CORE_ERROR_WINDOW`` seconds after which it is not believed."""
+CORE_ERROR_WINDOW = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Generation:
+    """What the workers of one generation share."""
+
+    settings: Settings
+    surroundings: spawn.Surroundings
+    listeners: list[Listener]
+
+
+class Supervisor:
+    """Runs an application in a fleet of workers until it is told to stop."""
+
+    def __init__(
+        self, application: str, settings: Settings, read_settings: Callable[[], Settings]
+    ) -> None:
+        """Prepare, without an effect on the outside.
+
+        Args:
+            application: its name, which only the workers look up.
+            settings: those to start with.
+            read_settings: reads them again for a reload, in a child.
+        """
+        self._application = application
+        self._read_settings = read_settings
+        self._now = kernel.monotonic()
+        self._policy = policy_from(settings)
+        self._state = initial(self._policy, int.from_bytes(os.urandom(8)))
+        self._recorder = FlightRecorder()
+        self._pending: deque[ev.Event] = deque()
+        self._workers: dict[int, spawn.WorkerProcess] = {}
+        self._samples: dict[int, evidence.Sample | None] = {}
+        self._preflight: tuple[int, int, spawn.Preflight] | None = None
+        self._environ = dict(os.environ)
+        environ = read_env_files(settings.env_file, self._environ)
+        self._generations = {1: self._generation(settings, environ, [])}
+        self._poll = select.poll()
+        self._sources: dict[int, Callable[[], None]] = {}
+        self._core_errors: deque[float] = deque(maxlen=MAX_CORE_ERRORS)
+        self._exit_code: int | None = None
+        self._strangers: dict[int, kernel.Child] = {}
+
+    # -- Life
+
+    def run(self) -> int:
+        """Serve until told to stop, and return the exit code.
+
+        Raises:
+            AsgictlError: the listeners, the pid file or the user cannot be had.
+        """
+        settings = self._generations[1].settings
+        with contextlib.ExitStack() as leaving:
+            if settings.pid is not None:
+                leaving.callback(pidfile.PidFile(settings.pid).remove)
+            self._signals = SignalPipe()
+            leaving.callback(self._signals.close)
+            self._watch(self._signals.fileno(), self._on_signals)
+            self._generations[1].listeners = listeners.bind_all(
+                settings.addresses, settings.backlog
+            )
+            leaving.callback(self._close_listeners)
+            self._lifeline, lifeline_end = os.pipe2(os.O_CLOEXEC)
+            leaving.callback(os.close, lifeline_end)
+            leaving.callback(os.close, self._lifeline)
+            self._memory = evidence.MemoryWatch()
+            self._manager = notify.ServiceManager(os.environ)
+            kernel.adopt_orphans()
+            self._introduce(settings)
+            self._learn(ev.Started())
+            while self._exit_code is None:
+                self._turn()
+        return self._exit_code
+
+    def _introduce(self, settings: Settings) -> None:
+        where = ", ".join(listener.address for listener in self._generations[1].listeners)
+        fleet = f"{self._policy.workers} workers" if self._policy.workers != 1 else "1 worker"
+        if settings.workers == "auto":
+            fleet += f" ({machine.available_processors()[1]})"
+        log.info("%s listens on %s with %s", self._application, where, fleet)
+        log.info("supervisor pid %d: Ctrl-C or TERM stops, HUP reloads", os.getpid())
+
+    def _turn(self) -> None:
+        deadline = next_deadline(self._state)
+        self._now = kernel.monotonic()
+        # Rounded up, since poll() counts milliseconds and an early wake-up would spin.
+        timeout = None if deadline == inf else max(0, int((deadline - self._now) * 1000) + 1)
+        ready = self._poll.poll(timeout)
+        self._now = kernel.monotonic()
+        late = self._now - deadline
+        if late > LAG_TOLERANCE:
+            self._learn(ev.Lag(late))
+        # All that has arrived is heard before anybody is judged: while we slept, a worker
+        # may have sent many beats.
+        for fd, _ in ready:
+            source = self._sources.get(fd)
+            if source is not None:
+                source()
+        if self._now >= next_deadline(self._state):
+            self._learn(ev.Tick())
+
+    def _watch(self, fd: int, source: Callable[[], None]) -> None:
+        self._sources[fd] = source
+        self._poll.register(fd, select.POLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self._sources.pop(fd, None):
+            self._poll.unregister(fd)
+
+    # -- Decide
+
+    def _learn(self, event: ev.Event) -> None:
+        """Give an event to the core and do what it asks for; and so on with what comes of it."""
+        self._pending.append(event)
+        if len(self._pending) > 1:
+            return  # the loop below is running further up the stack
+        while self._pending:
+            event = self._pending[0]
+            try:
+                self._state, actions = step(self._state, event, self._now)
+            except Exception:
+                self._core_failed(event)
+                actions = []
+            self._recorder.add(self._now, event, actions)
+            for action in actions:
+                _ACTIONS[type(action)](self, action)
+            self._pending.popleft()
+
+    def _core_failed(self, event: ev.Event) -> None:
+        """Live on after a bug of ours: the workers serve without being told anything."""
+        self._core_errors.append(self._now)
+        history = "\n".join(self._recorder.lines(self._now))
+        log.critical(
+            "internal error at %s; please report it with these last events:\n%s",
+            event,
+            history,
+            exc_info=True,
+        )
+        full = len(self._core_errors) == MAX_CORE_ERRORS
+        if full and self._now - self._core_errors[0] < CORE_ERROR_WINDOW:
+            log.critical("too many internal errors; leaving, the workers finish their requests")
+            for process in self._workers.values():
+                process.child.send("TERM")
+            self._exit_code = ExitCode.CORE_BROKEN
+
+    # -- Learn
+
+    def _on_signals(self) -> None:
+        names = self._signals.read()
+        for name in sorted(names - {"CHLD"}):
+            self._learn(ev.Signal(name))
+        if "CHLD" in names:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Bury all dead children: workers, preflights, and orphans that were adopted."""
+        for worker, process in list(self._workers.items()):
+            status = process.child.reap()
+            if status is not None:
+                self._worker_exited(worker, process, status)
+        for pid, child in list(self._strangers.items()):
+            if child.reap() is not None:
+                child.close()
+                del self._strangers[pid]
+        known = {process.child.pid for process in self._workers.values()} | set(self._strangers)
+        if self._preflight:
+            known.add(self._preflight[2].child.pid)
+        with contextlib.suppress(ChildProcessError):
+            while (
+                found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            ) is not None:
+                if found.si_pid in known:
+                    return  # it died just now, and has a wake-up of its own
+                os.waitpid(found.si_pid, 0)
+                log.debug("buried the orphan pid=%d", found.si_pid)
+
+    def _worker_exited(
+        self, worker: int, process: spawn.WorkerProcess, status: kernel.ExitStatus
+    ) -> None:
+        # First its last words: they say more than its exit code.
+        self._hear(worker, process)
+        self._unwatch(process.channel.fileno())
+        if process.child.pidfd >= 0:
+            self._unwatch(process.child.pidfd)
+        out_of_memory = status.signal == "KILL" and self._memory.killed_since_last_call()
+        self._learn(ev.Exited(worker, status.code, status.signal, out_of_memory))
+        del self._workers[worker]
+        self._samples.pop(worker, None)
+        process.close()
+
+    def _on_pidfd(self, worker: int, process: spawn.WorkerProcess) -> None:
+        status = process.child.reap()
+        if status is not None:
+            self._worker_exited(worker, process, status)
+
+    def _on_channel(self, worker: int, process: spawn.WorkerProcess) -> None:
+        if not self._hear(worker, process):
+            # The end of the line is no proof of death: a grandchild may live on without it,
+            # or hold it open. The pidfd tells.
+            self._unwatch(process.channel.fileno())
+
+    def _hear(self, worker: int, process: spawn.WorkerProcess) -> bool:
+        messages, is_open = process.channel.receive()
+        for message in messages:
+            event = _event(worker, message)
+            if event is not None:
+                self._learn(event)
+        return is_open
+
+    def _on_preflight(self, epoch: int, generation: int, preflight: spawn.Preflight) -> None:
+        reading = preflight.receive()
+        if reading is None:
+            return
+        self._end_preflight()
+        if reading.settings is None:
+            self._learn(ev.PreflightFailed(epoch, reading.error, reading.traceback))
+            return
+        try:
+            made = self._generation(reading.settings, reading.environ, self._all_listeners())
+            made.listeners = listeners.bind_all(
+                reading.settings.addresses, reading.settings.backlog, self._all_listeners()
+            )
+            policy = policy_from(reading.settings)
+        except Exception as error:
+            self._learn(ev.PreflightFailed(epoch, str(error)))
+            return
+        self._generations[generation] = made
+        self._learn(ev.PreflightPassed(epoch, policy))
+
+    def _end_preflight(self) -> None:
+        if self._preflight:
+            _, _, preflight = self._preflight
+            self._preflight = None
+            self._unwatch(preflight.fileno())
+            preflight.close()
+            self._strangers[preflight.child.pid] = preflight.child
+
+    # -- Act
+
+    def _spawn(self, action: act.Spawn) -> None:
+        generation = self._generations[action.generation]
+
+        def assignment(channel_fd: int, dump_fd: int) -> contract.Assignment:
+            return contract.Assignment(
+                worker=action.worker,
+                slot=action.slot,
+                generation=action.generation,
+                application=self._application,
+                listeners=tuple(listener.for_worker() for listener in generation.listeners),
+                channel_fd=channel_fd,
+                lifeline_fd=self._lifeline,
+                dump_fd=dump_fd,
+                beat_interval=beat_interval(generation.settings.timeout),
+                max_requests=max_requests(generation.settings, action.slot, self._state.desired),
+            )
+
+        try:
+            process = spawn.spawn_worker(
+                assignment, generation.surroundings, generation.listeners, self._lifeline
+            )
+        except OSError as error:
+            self._learn(ev.SpawnFailed(action.worker, f"{error.strerror} (fork or socketpair)"))
+            return
+        self._workers[action.worker] = process
+        self._watch(process.channel.fileno(), lambda: self._on_channel(action.worker, process))
+        if process.child.pidfd >= 0:
+            self._watch(process.child.pidfd, lambda: self._on_pidfd(action.worker, process))
+        self._learn(ev.Spawned(action.worker, process.child.pid))
+
+    def _drain(self, action: act.Drain) -> None:
+        process = self._workers[action.worker]
+        if not process.channel.send(contract.Drain(timeout=action.timeout, reason=action.reason)):
+            # It reads its channel no more; a signal may still reach it.
+            log.warning("cannot tell worker pid=%d to drain", process.child.pid)
+
+    def _kill(self, action: act.Kill) -> None:
+        self._workers[action.worker].child.send(action.signal)
+
+    def _dump(self, action: act.Dump) -> None:
+        self._workers[action.worker].child.send("USR2")
+
+    def _collect_dump(self, action: act.CollectDump) -> None:
+        process = self._workers.get(action.worker)
+        stacks = process.dumps.read_new() if process else ""
+        if stacks:
+            log.warning("%s:\n%s", action.why, stacks)
+
+    def _probe(self, action: act.Probe) -> None:
+        sample = evidence.sample(self._workers[action.worker].child.pid, self._now)
+        verdict = evidence.conclude(self._samples.get(action.worker), sample)
+        self._samples[action.worker] = sample
+        self._learn(ev.Evidence(action.worker, verdict))
+
+    def _start_preflight(self, action: act.StartPreflight) -> None:
+        self._end_preflight()
+        try:
+            preflight = spawn.Preflight(self._read)
+        except OSError as error:
+            self._learn(ev.PreflightFailed(action.epoch, f"cannot fork: {error.strerror}"))
+            return
+        self._preflight = (action.epoch, action.generation, preflight)
+        self._watch(
+            preflight.fileno(),
+            lambda: self._on_preflight(action.epoch, action.generation, preflight),
+        )
+
+    def _read(self) -> tuple[Settings, Mapping[str, str]]:
+        settings = self._read_settings()
+        return settings, read_env_files(settings.env_file, self._environ)
+
+    def _cancel_preflight(self, action: act.CancelPreflight) -> None:
+        if self._preflight and self._preflight[0] == action.epoch:
+            self._end_preflight()
+
+    def _commit(self, action: act.Commit) -> None:
+        self._keep_generations({action.generation})
+
+    def _abandon(self, action: act.Abandon) -> None:
+        self._keep_generations(set(self._generations) - {action.generation})
+
+    def _keep_generations(self, keep: set[int]) -> None:
+        before = self._all_listeners()
+        self._generations = {
+            number: item for number, item in self._generations.items() if number in keep
+        }
+        still = self._all_listeners()
+        for listener in before:
+            if listener not in still:
+                log.info("no longer listening on %s", listener.address)
+                listener.close()
+
+    def _reopen_logs(self, _action: act.ReopenLogs) -> None:
+        logs.reopen()
+        for process in self._workers.values():
+            process.channel.send(contract.ReopenLogs())
+
+    def _notify(self, action: act.Notify) -> None:
+        match action.event:
+            case "ready":
+                self._manager.ready(action.status)
+            case "reloading":
+                self._manager.reloading(action.status)
+            case "stopping":
+                self._manager.stopping(action.status)
+            case "extend":
+                self._manager.extend(action.seconds)
+            case "status":
+                self._manager.status(action.status)
+
+    def _log(self, action: act.Log) -> None:
+        level = logging.getLevelNamesMapping()[action.level.upper()]
+        log.log(level, "%s\n%s" if action.detail else "%s%s", action.text, action.detail)
+
+    def _exit(self, action: act.Exit) -> None:
+        log.info("stopped")
+        self._exit_code = action.code
+
+    # -- Generations
+
+    def _generation(
+        self, settings: Settings, environ: Mapping[str, str], bound: list[Listener]
+    ) -> Generation:
+        return Generation(
+            settings=settings,
+            surroundings=spawn.Surroundings(
+                settings=settings,
+                environ=spawn.child_environ(environ),
+                identity=privileges.identity(settings.user, settings.group),
+            ),
+            listeners=bound,
+        )
+
+    def _all_listeners(self) -> list[Listener]:
+        unique = {
+            id(listener): listener
+            for generation in self._generations.values()
+            for listener in generation.listeners
+        }
+        return list(unique.values())
+
+    def _close_listeners(self) -> None:
+        for listener in self._all_listeners():
+            listener.close()
+
+
+_ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {
+    act.Spawn: Supervisor._spawn,
+    act.Drain: Supervisor._drain,
+    act.Kill: Supervisor._kill,
+    act.Dump: Supervisor._dump,
+    act.CollectDump: Supervisor._collect_dump,
+    act.Probe: Supervisor._probe,
+    act.StartPreflight: Supervisor._start_preflight,
+    act.CancelPreflight: Supervisor._cancel_preflight,
+    act.Commit: Supervisor._commit,
+    act.Abandon: Supervisor._abandon,
+    act.ReopenLogs: Supervisor._reopen_logs,
+    act.Notify: Supervisor._notify,
+    act.Log: Supervisor._log,
+    act.Exit: Supervisor._exit,
+}
+
+
+def _event(worker: int, message: contract.Message) -> ev.Event | None:
+    """Return what a worker's message means for the core."""
+    match message:
+        case contract.Beat():
+            return ev.Beat(worker, message.connections, message.in_flight)
+        case contract.Stage():
+            return ev.StageReached(worker, message.stage)
+        case contract.Ready():
+            return ev.BecameReady(worker)
+        case contract.Failed():
+            return ev.BootFailed(worker, message.stage, message.error, message.traceback)
+        case contract.Recycle():
+            return ev.RecycleRequested(worker, message.reason)
+        case contract.Draining():
+            return ev.DrainStarted(worker)
+    return None
+
+
+def policy_from(settings: Settings) -> Policy:
+    """Return the numbers that the core decides by."""
+    workers = settings.workers
+    return Policy(
+        workers=machine.available_processors()[0] if workers == "auto" else int(workers),
+        timeout=settings.timeout,
+        boot_timeout=settings.timeout_boot,
+        stop_timeout=settings.timeout_graceful_shutdown,
+        reload_drain_timeout=settings.timeout_reload_drain,
+        lifespan_timeout=settings.timeout_lifespan_shutdown,
+        min_ready=settings.min_ready,
+        give_up_after=settings.give_up_after,
+    )
+
+
+def beat_interval(timeout: float) -> float:
+    """Return the seconds between two beats, often enough to be missed in time."""
+    return min(1.0, max(0.25, timeout / 8))
+
+
+def max_requests(settings: Settings, slot: int, workers: int) -> int:
+    """Return after how many requests the worker of a slot asks for a successor; 0 is never.
+
+    The jitter is spread evenly over the slots: independent dice collide.
+    """
+    if not settings.max_requests:
+        return 0
+    return settings.max_requests + settings.max_requests_jitter * slot // max(1, workers)

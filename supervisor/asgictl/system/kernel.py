@@ -1,0 +1,158 @@
+"""Processes: fork, reap, signal, and the few prctl(2) calls that Python does not have.
+
+A child is known by its pidfd (pidfd_open(2), Linux 5.3), so a signal can never reach a
+stranger that got the pid later. Where there are none, pid and SIGCHLD have to do.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+monotonic = time.monotonic
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+BLOCKABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended: with a code, or killed by a signal named without the ``SIG``."""
+
+    code: int | None
+    signal: str = ""
+
+
+class Child:
+    """A process that this one has forked, or adopted, until it has been reaped."""
+
+    __slots__ = ("pid", "pidfd")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.pidfd = -1
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):
+                self.pidfd = os.pidfd_open(pid)
+
+    def send(self, signal_name: str) -> None:
+        """Send a signal, named without the ``SIG``; one that is gone already gets none."""
+        number = signal.Signals["SIG" + signal_name]
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, number)
+            else:
+                os.kill(self.pid, number)
+
+    def reap(self) -> ExitStatus | None:
+        """Return how the process ended, once, or None while it lives (waitid(2))."""
+        try:
+            result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return ExitStatus(code=None, signal="unknown")
+        if result is None:
+            return None
+        if result.si_code == os.CLD_EXITED:
+            return ExitStatus(code=result.si_status)
+        return ExitStatus(code=None, signal=signal_name(result.si_status))
+
+    def close(self) -> None:
+        """Give the pidfd back."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name without the ``SIG``, or its number if it has none."""
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)
+
+
+def fork() -> int:
+    """Fork with all signals blocked, and leave them blocked in the child.
+
+    A signal that arrives between the fork and the child's own set-up would run the
+    parent's handlers there, and be lost; see ``unblock_signals()``.
+
+    Raises:
+        OSError: no process could be made (fork(2): EAGAIN, ENOMEM).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
+    try:
+        pid = os.fork()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        raise
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pid
+
+
+def unblock_signals() -> None:
+    """Let signals through again, in a child that has put its handlers in order."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Close every descriptor from 3 on, except those to keep.
+
+    A channel or lifeline that a sibling holds open would never report the death of its owner.
+    """
+    kept = set(keep)
+    # Not closerange(): before Linux 5.9 it tries every number up to the limit, which
+    # containers set to a thousand million.
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    for fd in map(int, os.listdir(folder)):
+        if fd > 2 and fd not in kept:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def adopt_orphans() -> bool:
+    """Make orphans among the descendants children of this process; False where it cannot."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int, signal_number: int) -> bool:
+    """Ask for a signal when the parent ends (PR_SET_PDEATHSIG).
+
+    Called after privileges were dropped, since that clears it. Returns False if the parent
+    is gone already: then no signal would come.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
+    return os.getppid() == parent
+
+
+def forbid_new_privileges() -> bool:
+    """Make set-user-id programs powerless in this process and its children."""
+    return _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _prctl(option: int, value: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+def prefer_as_victim(points: int) -> None:
+    """Make the kernel take this process before its parent when memory runs out (proc(5))."""
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            before = int(file.read())
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(min(1000, before + points)))

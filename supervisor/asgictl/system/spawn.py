@@ -1,0 +1,226 @@
+"""Forking children: workers, and the preflight of a reload.
+
+Between fork and the first line of the child's own work, everything is undone that belongs
+to the supervisor: its signal handlers, its descriptors, its words for the service manager.
+"""
+
+import contextlib
+import gc
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from asgictl.settings import Settings
+from asgictl.system import kernel, privileges, signals
+from asgictl.system.channel import Channel
+from asgictl.system.dumps import DumpFile
+from asgictl.system.kernel import Child
+from asgictl.system.listeners import Listener
+from asgictl.system.notify import PRIVATE_VARIABLES
+from asgictl_worker import contract
+from asgictl_worker.errors import AsgictlError
+
+_WORKER_OOM_POINTS = 100
+"""When memory runs out, the kernel shall take a worker and not the supervisor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the children of one generation find: variables, rights, directory."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    identity: privileges.Identity | None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class WorkerProcess:
+    """A worker's process and our ends of its lines."""
+
+    child: Child
+    channel: Channel
+    dumps: DumpFile
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self.child.close()
+        self.channel.close()
+        self.dumps.close()
+
+
+def spawn_worker(
+    assignment: Callable[[int, int], contract.Assignment],
+    surroundings: Surroundings,
+    listeners: list[Listener],
+    lifeline_fd: int,
+) -> WorkerProcess:
+    """Fork a worker.
+
+    Args:
+        assignment: makes the worker's assignment, given its channel's and dump's descriptors.
+        surroundings: what its generation is to find.
+        listeners: the sockets that it accepts from.
+        lifeline_fd: the end of the lifeline that workers read.
+
+    Raises:
+        OSError: no process or no descriptor is to be had.
+    """
+    channel, far_end = Channel.pair()
+    try:
+        dumps = DumpFile()
+    except OSError:
+        channel.close()
+        far_end.close()
+        raise
+    parent = os.getpid()
+    try:
+        pid = kernel.fork()
+    except OSError:
+        channel.close()
+        far_end.close()
+        dumps.close()
+        raise
+    if pid == 0:
+        keep = [far_end.fileno(), dumps.fd, lifeline_fd]
+        keep += [listener.socket.fileno() for listener in listeners]
+
+        def work() -> int:
+            from asgictl_worker import main
+
+            return main.work(assignment(far_end.fileno(), dumps.fd), surroundings.settings)
+
+        _live(parent, keep, surroundings, work)
+    far_end.close()
+    return WorkerProcess(child=Child(pid), channel=channel, dumps=dumps)
+
+
+def _live(
+    parent: int, keep: list[int], surroundings: Surroundings, work: Callable[[], int]
+) -> NoReturn:
+    """Be a child: prepare, work, and leave without unwinding the parent's frames."""
+    code = 1
+    try:
+        signals.reset_in_child()
+        kernel.close_all_but(keep)
+        os.environ.clear()
+        os.environ.update(surroundings.environ)
+        if surroundings.settings.umask is not None:
+            os.umask(int(surroundings.settings.umask, 8))
+        kernel.prefer_as_victim(_WORKER_OOM_POINTS)
+        if surroundings.identity is not None:
+            privileges.become(surroundings.identity)
+            kernel.forbid_new_privileges()
+        if not kernel.die_with_parent(parent, signal.SIGTERM):
+            raise RuntimeError("the supervisor was gone before its worker began")
+        # What the supervisor holds is not ours to collect, and shared as long as nobody looks.
+        gc.freeze()
+        kernel.unblock_signals()
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    import atexit
+
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def child_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that children get: all but those meant for the supervisor."""
+    return {name: value for name, value in environ.items() if name not in PRIVATE_VARIABLES}
+
+
+# -- Preflight
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a preflight has found: new settings with their variables, or why there are none."""
+
+    settings: Settings | None
+    environ: Mapping[str, str]
+    error: str = ""
+    traceback: str = ""
+
+
+class Preflight:
+    """A child that reads the settings again, so that nothing it meets can hurt the supervisor.
+
+    A file on a dead network disk blocks the child and not the supervisor, and what parsing
+    leaves in memory goes with it.
+    """
+
+    def __init__(self, read: Callable[[], tuple[Settings, Mapping[str, str]]]) -> None:
+        self._result, write_end = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._result, False)
+        self._received = bytearray()
+        try:
+            pid = kernel.fork()
+        except OSError:
+            os.close(self._result)
+            os.close(write_end)
+            raise
+        if pid == 0:
+            _read_settings(write_end, read)
+        os.close(write_end)
+        self.child = Child(pid)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return self._result
+
+    def receive(self) -> Reading | None:
+        """Return what was found, or None if the child is not done."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._result, 65536):
+                self._received += data
+            return _reading(bytes(self._received))
+        return None
+
+    def close(self) -> None:
+        """Stop waiting; a child that is still reading is killed."""
+        os.close(self._result)
+        self.child.send("KILL")
+
+
+def _read_settings(
+    write_end: int, read: Callable[[], tuple[Settings, Mapping[str, str]]]
+) -> NoReturn:
+    try:
+        signals.reset_in_child()
+        kernel.close_all_but([write_end])
+        kernel.unblock_signals()
+        try:
+            settings, environ = read()
+            found = Reading(settings, dict(environ))
+        except AsgictlError as error:
+            found = Reading(None, {}, str(error))
+        except Exception as error:
+            found = Reading(None, {}, repr(error), traceback.format_exc())
+        data = pickle.dumps(found)
+        while data:
+            data = data[os.write(write_end, data) :]
+    finally:
+        os._exit(0)
+
+
+def _reading(data: bytes) -> Reading:
+    try:
+        found = pickle.loads(data)  # written by our own child, through a pipe of our own
+    except (EOFError, pickle.UnpicklingError):
+        return Reading(None, {}, "the process that read the settings has died")
+    assert isinstance(found, Reading)
+    return found
