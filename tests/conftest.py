@@ -1,0 +1,56 @@
+"""Fixtures for tests with real processes; a failed test shows what its servers said."""
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import Project, Server
+
+Serve = Callable[..., Server]
+_SERVERS = pytest.StashKey[list[Server]]()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """An empty directory for an application."""
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, project: Project) -> Iterator[Serve]:
+    """Start servers on free ports; whatever still runs at the end of the test is killed."""
+    servers: list[Server] = request.node.stash.setdefault(_SERVERS, [])
+
+    def start(*arguments: str, **how: Any) -> Server:
+        server = Server(project, *arguments, **how)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.destroy()
+
+
+@pytest.fixture
+def serve(start: Serve) -> Serve:
+    """Start servers as ``start`` does, and wait until all their workers are ready."""
+
+    def serve(*options: str, name: str = "app:app", **how: Any) -> Server:
+        address = () if {"--bind", "--uds", "--fd"} & set(options) else ("--port", "0")
+        return start(name, *address, *options, **how).wait_until_ready()
+
+    return serve
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the servers' logs to the report of a failed test."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for number, server in enumerate(item.stash.get(_SERVERS, []), 1):
+            report.sections.append((f"log of server {number}", server.log()[-20000:]))
+    return report
