@@ -16,9 +16,10 @@ the strongest source that answers it replaces what weaker ones said.
 """
 
 import difflib
+import operator
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -201,7 +202,9 @@ def from_arguments(values: Mapping[str, object]) -> Layer:
     """
     for name in values:
         if name not in SETTINGS:
-            raise ConfigurationError(f"run() has no argument {name!r}{_nearest(name, SETTINGS)}")
+            raise ConfigurationError(
+                f"run() has no argument {name!r}{_nearest(name, operator.attrgetter('name'))}"
+            )
     return {
         name: _give(SETTINGS[name], value, Origin("argument", f"{name}="))
         for name, value in values.items()
@@ -249,7 +252,8 @@ def from_environment(
             and name != CONFIG_VARIABLE
             and not _KUBERNETES.fullmatch(name)
         ):
-            hint = _nearest(name, (declaration.variable for declaration in SETTINGS.values()))
+            word = name.removeprefix("ASGICTL_").lower()
+            hint = _nearest(word, operator.attrgetter("variable"))
             raise ConfigurationError(
                 f"the variable {detail} sets nothing{hint}; unset it or correct its name"
             )
@@ -288,7 +292,9 @@ def from_file(path: str, name: str | None = None) -> Layer:
     for key, value in table.items():
         setting = key.replace("-", "_")
         if setting not in SETTINGS:
-            raise ConfigurationError(f"{name}: {key!r} is no setting{_nearest(setting, SETTINGS)}")
+            raise ConfigurationError(
+                f"{name}: {key!r} is no setting{_nearest(setting, operator.attrgetter('name'))}"
+            )
         if setting in layer:
             raise ConfigurationError(
                 f"{name}: {setting} stands there twice, with - and with _; keep one of them"
@@ -381,15 +387,13 @@ def _enter(directory: str, merged: Layer) -> str:
     return path
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" or nothing."""
-    known = list(known)
-    for declaration in SETTINGS.values():
-        # gunicorn's and uvicorn's words are spellings of ours on the command line only.
-        for flag in declaration.facts.flags:
-            word = flag.lstrip("-").replace("-", "_")
-            if name in (word, f"ASGICTL_{word.upper()}"):
-                ours = declaration.name if name == word else declaration.variable
-                return f"; did you mean {ours}?"
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _nearest(name: str, spell: Callable[[Declaration], str]) -> str:
+    """Return "; did you mean ...?" with the setting nearest to ``name``, or nothing."""
+    # gunicorn's and uvicorn's words are spellings of ours on the command line only.
+    words = {
+        flag.lstrip("-").replace("-", "_"): declaration
+        for declaration in SETTINGS.values()
+        for flag in (*declaration.facts.flags, declaration.flag)
+    }
+    close = difflib.get_close_matches(name, words, n=1)
+    return f"; did you mean {spell(words[close[0]])}?" if close else ""

@@ -107,12 +107,8 @@ def sample() -> str:
     for group, members in by_group().items():
         lines += ["", f"# -- {group}"]
         for declaration in members:
-            value = (
-                {None: "none"}.get(declaration.default, declaration.default)
-                if not declaration.many
-                else ()
-            )
-            example = _example(declaration) if value in ("none", ()) else in_toml(value)
+            is_empty = declaration.default in (None, ())
+            example = _example(declaration) if is_empty else in_toml(declaration.default)
             lines += [
                 "",
                 *textwrap.wrap(
@@ -162,15 +158,12 @@ def _limits(declaration: Declaration) -> str:
 
 def _example(declaration: Declaration) -> str:
     """Return something to put where the default is nothing."""
-    if declaration.many:
-        return f'["{declaration.facts.metavar}"]'
-    if declaration.kind in (str, bool):
-        return (
-            f'"{declaration.facts.metavar or declaration.facts.unit}"'
-            if declaration.kind is str
-            else "true"
-        )
-    return str(int(declaration.facts.minimum or 0))
+    if declaration.kind is bool:
+        return "true"
+    if declaration.kind is not str:
+        return str(int(declaration.facts.minimum or 0))
+    word = in_toml(metavar(declaration))
+    return f"[{word}]" if declaration.many else word
 
 
 _PREFACE = """\

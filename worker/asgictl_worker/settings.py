@@ -272,7 +272,7 @@ def wanted(declaration: Declaration) -> str:
     elif declaration.kind is int or declaration.or_number:
         phrases.append(f"a whole number{limits}")
     elif not declaration.choices:
-        phrases.append("a text")
+        phrases.append(f"a text in quotes ({declaration.facts.metavar})".removesuffix(" ()"))
     if declaration.optional and declaration.kind is not str:
         phrases.append("none")
     return " or ".join(filter(None, (", ".join(phrases[:-1]), phrases[-1])))
