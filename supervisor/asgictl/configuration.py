@@ -136,13 +136,11 @@ def resolve(*layers: Layer) -> dict[str, Given]:
         }
         if len(answers) > 1:
             first, second, *_ = answers.values()
-            raise ContradictorySettings(
-                (first, second), WHERE_TWICE, (_where(first, layer), _where(second, layer))
-            )
-        for name in [
-            name for name in merged if answers and name in WHERE and WHERE[name] not in answers
-        ]:
-            del merged[name]
+            raise _contradiction((first, second), WHERE_TWICE, layer)
+        if answers:
+            merged = {
+                name: found for name, found in merged.items() if WHERE.get(name) in (None, *answers)
+            }
         merged.update(layer)
     return merged
 
@@ -155,8 +153,7 @@ def _build(merged: dict[str, Given], directory: str, path: str | None) -> Config
     try:
         settings = Settings(**{name: given.value for name, given in merged.items()})
     except ContradictorySettings as error:
-        sources = tuple(_where(name, merged) for name in error.settings)
-        raise ContradictorySettings(error.settings, error.reason, sources) from None
+        raise _contradiction(error.settings, error.reason, merged) from None
     except BadSetting as error:
         raise _named(error, merged[error.setting].origin) from None
     default = Origin("default")
@@ -164,10 +161,15 @@ def _build(merged: dict[str, Given], directory: str, path: str | None) -> Config
     return Configuration(settings, origins, directory, path)
 
 
-def _where(name: str, layer: Layer) -> str:
-    if name not in layer:
-        return f"{name} = {SETTINGS[name].default!r} (default)"
-    return f"{name} = {layer[name].value!r} ({layer[name].origin})"
+def _contradiction(names: tuple[str, str], reason: str, layer: Layer) -> ContradictorySettings:
+    sources = []
+    for name in names:
+        given = layer.get(name) or Given(SETTINGS[name].default, Origin("default"))
+        sources.append(f"{name} = {given.value!r} ({given.origin})")
+    error = ContradictorySettings(names, reason, tuple(sources))
+    if any(name in layer and layer[name].origin.kind == "flag" for name in names):
+        error.exit_code = ExitCode.USAGE
+    return error
 
 
 def _named(error: BadSetting, origin: Origin) -> BadSetting:

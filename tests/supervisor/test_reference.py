@@ -1,0 +1,96 @@
+"""Pages and files that are made from the declarations."""
+
+import pathlib
+import re
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asgictl import reference
+from asgictl.configuration import SETTINGS, from_file
+from asgictl.settings import Settings
+from asgictl_worker.errors import ExitCode
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_page_of_options_is_up_to_date():
+    committed = (ROOT / reference.PAGE).read_text(encoding="utf-8")
+    assert committed == reference.page(), "run `python -m asgictl.reference`"
+
+
+def test_every_setting_stands_on_the_page_with_its_spellings():
+    page = reference.page()
+    for declaration in SETTINGS.values():
+        assert f"\n### `{declaration.name}`\n" in page
+        for spelling in (*reference.flags(declaration), *reference.variables(declaration)):
+            assert f"`{spelling}`" in page
+        assert declaration.facts.sentence in page
+
+
+def test_every_exit_code_stands_on_its_page():
+    page = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
+    rows = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+    assert {int(code) for code in ExitCode} <= rows
+
+
+def test_the_sample_file_changes_nothing_until_a_line_is_uncommented(tmp_path):
+    path = tmp_path / "asgictl.toml"
+    path.write_text(reference.sample())
+    assert from_file(str(path)) == {}
+
+
+def test_each_line_of_the_sample_file_is_a_setting_with_its_default():
+    lines = re.findall(r"^# ([a-z_]+ = .*)$", reference.sample(), re.MULTILINE)
+    found = tomllib.loads("\n".join(lines))
+    assert set(found) == set(SETTINGS)
+    for name, declaration in SETTINGS.items():
+        if declaration.default not in (None, ()):
+            assert found[name] == declaration.default
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("timeout", 30.0, "30 seconds"),
+        ("timeout", 0.25, "0.25 seconds"),
+        ("min_ready", 1.0, "1 second"),
+        ("ws_max_size", 16 * 1024 * 1024, "16M"),
+        ("ws_max_size", 64 * 1024, "64K"),
+        ("ws_max_size", 8190, "8190 bytes"),
+        ("ws_max_size", 0, "0 bytes"),
+        ("port", 8000, "8000"),
+        ("access_log", True, "on"),
+        ("factory", False, "off"),
+        ("uds", None, "none"),
+        ("bind", (), "none"),
+        ("bind", ("a:1", "b:2"), "a:1, b:2"),
+        ("root_path", "", "empty"),
+        ("loop", "auto", "auto"),
+    ],
+)
+def test_a_value_in_words(name, value, words):
+    assert reference.in_words(SETTINGS[name], value) == words
+
+
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+
+
+@given(
+    texts
+    | st.lists(texts).map(tuple)
+    | st.booleans()
+    | st.integers(-(2**62), 2**62)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+def test_a_value_in_toml_is_read_back_the_same(value):
+    found = tomllib.loads(f"x = {reference.in_toml(value)}")["x"]
+    assert found == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_headings_list_every_setting_once():
+    names = [one.name for members in reference.by_group().values() for one in members]
+    assert sorted(names) == sorted(SETTINGS)
+    assert len(names) == len(reference.declarations(Settings))
