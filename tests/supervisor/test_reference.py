@@ -2,6 +2,9 @@
 
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -94,3 +97,23 @@ def test_headings_list_every_setting_once():
     names = [one.name for members in reference.by_group().values() for one in members]
     assert sorted(names) == sorted(SETTINGS)
     assert len(names) == len(reference.declarations(Settings))
+
+
+@pytest.mark.parametrize("page", ["configure", "move-from-uvicorn-or-gunicorn"])
+def test_the_examples_of_the_pages_work(page, tmp_path):
+    text = (ROOT / f"docs/how-to/{page}.md").read_text(encoding="utf-8")
+    for block in re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        path = tmp_path / "asgictl.toml"
+        path.write_text(block)
+        assert from_file(str(path))
+    (tmp_path / ".env").write_text("ASGICTL_WORKERS=3\n")
+    for line in re.findall(r"^\$ asgictl (?:config )?([^>\n]*)", text, re.MULTILINE):
+        found = subprocess.run(
+            [sys.executable, "-m", "asgictl", "config", *shlex.split(line)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (found.returncode, found.stderr) == (0, ""), line
