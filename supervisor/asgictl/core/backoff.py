@@ -6,17 +6,23 @@ MAX_DELAY = 30.0
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
-def delay(failures: int, seed: int) -> float:
-    """Return the seconds to wait after the given number of failures in a row.
+def nominal_delay(failures: int) -> float:
+    """Return the seconds to wait after the given number of failures in a row, on average.
 
     The first failure costs nothing: one crash says little, and a waiting slot is lost
-    capacity. Then 0.5 s, doubled each time up to 30 s, times a factor between 0.5 and 1.5
-    so that slots which fail together do not come back together.
+    capacity. Then 0.5 s, doubled each time up to 30 s.
     """
     if failures <= 1:
         return 0.0
-    exponential = min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures - 2, 16))
-    return exponential * (0.5 + fraction(seed))
+    return min(MAX_DELAY, FIRST_DELAY * 2.0 ** min(failures - 2, 16))
+
+
+def delay(failures: int, seed: int) -> float:
+    """Return the nominal delay times a factor between 0.5 and 1.5.
+
+    So slots that fail together do not come back together.
+    """
+    return nominal_delay(failures) * (0.5 + fraction(seed))
 
 
 def next_seed(seed: int) -> int:

@@ -171,6 +171,30 @@ class UpgradeRefused:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReloadRequested:
+    """Somebody wants new settings and a new application, as by SIGHUP."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadAborted:
+    """Somebody wants the reload that is requested or under way to be given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleRequested:
+    """Somebody wants ``count`` workers; 0 pauses the service, with its listeners open."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRestartRequested:
+    """Somebody wants a worker to be replaced."""
+
+    worker: int
+
+
 Event = (
     Started
     | Signal
@@ -191,4 +215,8 @@ Event = (
     | TemplateReady
     | TemplateFailed
     | UpgradeRefused
+    | ReloadRequested
+    | ReloadAborted
+    | ScaleRequested
+    | WorkerRestartRequested
 )

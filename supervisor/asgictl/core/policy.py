@@ -18,6 +18,11 @@ KILL_GRACE = 5.0
 """Seconds until a process that SIGKILL does not end is reported as unkillable."""
 
 UNKILLABLE_REMINDER = 60.0
+"""Seconds between two reports of a process that SIGKILL does not end."""
+
+PROBE_PATIENCE = 1.0
+"""Seconds until /proc is asked again, should an answer not have come."""
+
 DUMP_DELAY = 0.25
 """Seconds that a worker gets to write its stacks before they are read."""
 
@@ -27,7 +32,7 @@ DRAIN_MARGIN = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The settings that the core needs; durations in seconds."""
+    """The settings that the core needs; all times are durations in seconds."""
 
     workers: int
     timeout: float = 30.0
@@ -54,16 +59,18 @@ class Policy:
         """Return how many replacements may boot at the same time."""
         return self.surge or max(1, desired // 4)
 
-    def drain_cap(self, desired: int) -> int:
-        """Return how many processes may drain at the same time.
+    def process_limit(self, desired: int) -> int:
+        """Return how many processes there may be when another one is to be started.
 
-        Reloads do not wait for long drains, so many reloads could pile processes up.
+        Replacements do not wait for the drains of their predecessors, so many reloads
+        could pile processes up; that ends at twice the fleet.
         """
-        return max(4, 2 * desired)
+        return desired + self.surge_for(desired) + max(4, 2 * desired)
 
-    def drain_deadline(self, timeout: float) -> float:
-        """Return how long a draining worker may take in all until it is terminated.
+    @property
+    def drain_overtime(self) -> float:
+        """Seconds that a worker may take after its drain.
 
-        The worker keeps ``timeout`` itself, then the application's shutdown has its own.
+        The worker watches the drain itself, then the application's shutdown has its own time.
         """
-        return timeout + self.lifespan_timeout + DRAIN_MARGIN
+        return self.lifespan_timeout + DRAIN_MARGIN

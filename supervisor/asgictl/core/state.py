@@ -1,28 +1,40 @@
 """What the supervisor knows: the fleet, as one immutable value.
 
-A worker lives like this (``TRANSITIONS``, the table that the documents and tests use):
+A *slot* is a place in the fleet, from 0 to desired - 1. It is empty (perhaps waiting for its
+back-off), has one worker, or two while one replaces the other. A *generation* is one reading
+of settings and application. ``TRANSITIONS`` is the life of a worker; ``diagram.py`` draws it.
 
-    STARTING --ready--> SOAKING --soaked--> READY <--beat-- SUSPECT
-        |                  |                  |  --late-->     |
-        |                  +------retire------+----retire------+
-        | failed, retire                      v                | hung
-        v                                  DRAINING            |
-    TERMINATING <----------overrun-----------+                 v
-        +-----------------overrun----------------------->  ABORTING --overrun--> KILLING
-
-and from everywhere, by SIGKILL, to KILLING, and by its exit to GONE. Only the replacement of a generation that is not
-committed yet makes a worker soak; else SOAKING is passed through at once.
-
-A *slot* is a place in the fleet, from 0 to desired - 1. While a worker is being replaced,
-its slot has two occupants. A *generation* is one reading of settings and application.
+Only a worker of a generation that is not committed yet really soaks; the others pass through
+SOAKING at once. Every state of a living process has a deadline: what happens then is in
+``health.py``. Times are *moments*, the supervisor's monotonic seconds, unless a field says
+that it is a duration.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
+from typing import Annotated, Any, TypeVar
 
 from asgictl.core.policy import RELOAD_SPACING, Policy
+
+Moment = Annotated[float, "monotonic seconds"]
+"""A point in time, as opposed to a duration: ``snapshot.py`` has to tell them apart."""
+
+T = TypeVar("T")
+
+
+def changed(item: T, **changes: Any) -> T:
+    """Return a copy of one of the dataclasses below with some fields changed.
+
+    Does what ``dataclasses.replace()`` does, in half the time: every beat makes two copies.
+    """
+    copy = object.__new__(type(item))
+    for name in item.__slots__:  # type: ignore[attr-defined]
+        object.__setattr__(copy, name, getattr(item, name))
+    for name, value in changes.items():
+        object.__setattr__(copy, name, value)
+    return copy
 
 
 class WorkerState(StrEnum):
@@ -76,13 +88,18 @@ TRANSITIONS: Mapping[WorkerState, Mapping[Happening, WorkerState]] = {
     },
     _W.READY: {_H.LATE: _W.SUSPECT, _H.RETIRE: _W.DRAINING, _H.KILL: _W.KILLING, _H.EXIT: _W.GONE},
     _W.SUSPECT: {
-        _H.BEAT: _W.READY,
+        _H.BEAT: _W.SOAKING,
         _H.HUNG: _W.ABORTING,
         _H.RETIRE: _W.DRAINING,
         _H.KILL: _W.KILLING,
         _H.EXIT: _W.GONE,
     },
-    _W.DRAINING: {_H.OVERRUN: _W.TERMINATING, _H.KILL: _W.KILLING, _H.EXIT: _W.GONE},
+    _W.DRAINING: {
+        _H.HUNG: _W.ABORTING,
+        _H.OVERRUN: _W.TERMINATING,
+        _H.KILL: _W.KILLING,
+        _H.EXIT: _W.GONE,
+    },
     _W.TERMINATING: {_H.OVERRUN: _W.ABORTING, _H.KILL: _W.KILLING, _H.EXIT: _W.GONE},
     _W.ABORTING: {_H.OVERRUN: _W.KILLING, _H.KILL: _W.KILLING, _H.EXIT: _W.GONE},
     _W.KILLING: {_H.OVERRUN: _W.UNKILLABLE, _H.EXIT: _W.GONE},
@@ -91,32 +108,31 @@ TRANSITIONS: Mapping[WorkerState, Mapping[Happening, WorkerState]] = {
 }
 """Happenings that are not listed are ignored: they come late, from a state already left."""
 
-BOOTING = frozenset({_W.STARTING, _W.SOAKING})
 ACTIVE = frozenset({_W.STARTING, _W.SOAKING, _W.READY, _W.SUSPECT})
 """States in which a worker occupies its slot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHandle:
-    """A worker as the supervisor sees it. Times are the supervisor's monotonic seconds."""
+    """A worker as the supervisor sees it."""
 
     id: int
     """Counts incarnations: never used again."""
     slot: int
     generation: int
-    born: float
-    deadline: float
+    born: Moment
+    deadline: Moment
     """When the state must have ended, or when a beat must have come."""
     state: WorkerState = WorkerState.STARTING
-    since: float = 0.0
+    since: Moment = 0.0
     """When the state was entered."""
     pid: int = 0
     stage: str = "fork"
-    ready_at: float = inf
-    last_beat: float = inf
+    ready_at: Moment = inf
+    last_beat: Moment = inf
     connections: int = 0
     in_flight: int = 0
-    dump_due: float = inf
+    dump_due: Moment = inf
     """When the stacks that were asked for should be there."""
     sent: frozenset[str] = frozenset()
     """Signals that it got from us: each at most once."""
@@ -124,10 +140,10 @@ class WorkerHandle:
     """Why it asked for a successor, or empty."""
     fate: str = ""
     """Why it has to go: reload, scale-down, recycle, stop, hang, ... or empty."""
-    draining_until: float = inf
+    draining_until: Moment = inf
     """When its drain has to end, by what it was told last."""
     failure: str = ""
-    """What it said of its failed boot, or empty."""
+    """Why its boot failed, or empty."""
 
     @property
     def active(self) -> bool:
@@ -172,8 +188,8 @@ class Reload:
     epoch: int
     generation: int
     phase: ReloadPhase
-    started: float
-    deadline: float
+    started: Moment
+    deadline: Moment
     """When the preflight or the template must have answered; the workers have their own."""
     policy: Policy | None = None
     """What the preflight read."""
@@ -186,7 +202,7 @@ class ReloadResult:
     epoch: int
     committed: bool
     reason: str
-    finished: float
+    finished: Moment
 
 
 class TemplatePhase(StrEnum):
@@ -204,7 +220,7 @@ class Template:
 
     generation: int
     phase: TemplatePhase = TemplatePhase.BOOTING
-    deadline: float = inf
+    deadline: Moment = inf
     """When it must be ready, or when a lost one may be tried again."""
     failures: int = 0
 
@@ -226,22 +242,23 @@ class State:
     epoch: int = 0
     reload: Reload | None = None
     reload_requested: bool = False
-    last_reload_start: float = -inf
+    last_reload_start: Moment = -inf
     last_reload: ReloadResult | None = None
     failures: Mapping[int, int] = field(default_factory=dict)
     """Failures in a row, by generation."""
-    backoff: Mapping[int, float] = field(default_factory=dict)
+    last_failure_at: Moment = -inf
+    backoff: Mapping[int, Moment] = field(default_factory=dict)
     """When an empty slot may be filled again, by slot."""
     last_failure: str = ""
     """The last boot failure that was logged in full, so that it is not repeated."""
     templates: Mapping[int, Template] = field(default_factory=dict)
-    dark_since: float = inf
+    dark_since: Moment = inf
     """Since when no worker is ready."""
-    last_abort: float = -inf
+    last_abort: Moment = -inf
     announced: bool = False
     """The service manager and the log know that the whole fleet is ready."""
     stop: StopLevel = StopLevel.NONE
-    stop_accepting_at: float = inf
+    stop_accepting_at: Moment = inf
     """When the workers are told to drain, after TERM and the stop delay."""
     exit_code: int = 0
     exited: bool = False
@@ -254,9 +271,20 @@ class State:
             return reload.generation
         return self.committed
 
-    def in_slot(self, slot: int) -> list[WorkerHandle]:
-        """Return the active workers of a slot, oldest first."""
-        return [worker for worker in self.workers.values() if worker.slot == slot and worker.active]
+    def policy_of(self, generation: int) -> Policy:
+        """Return the policy that a generation lives by."""
+        reload = self.reload
+        if reload and reload.generation == generation and reload.policy:
+            return reload.policy
+        return self.policy
+
+    def slots(self) -> list[list[WorkerHandle]]:
+        """Return the active workers of every slot, oldest first."""
+        slots: list[list[WorkerHandle]] = [[] for _ in range(self.desired)]
+        for worker in self.workers.values():
+            if worker.slot < self.desired and worker.state in ACTIVE:
+                slots[worker.slot].append(worker)
+        return slots
 
     def count(self, *states: WorkerState) -> int:
         """Return how many workers are in one of the states."""
@@ -267,27 +295,34 @@ class State:
         return self.count(WorkerState.READY)
 
 
+def deadline_after_beat(state: State, worker: WorkerHandle, beat: float) -> float:
+    """Return when something is due of a worker that does not beat again after ``beat``."""
+    policy = state.policy_of(worker.generation)
+    if worker.state is WorkerState.READY:
+        return beat + policy.late_after
+    if worker.state is WorkerState.SOAKING:
+        return min(max(beat, worker.ready_at + policy.min_ready), beat + policy.late_after)
+    if worker.state is WorkerState.DRAINING:
+        return min(worker.draining_until + policy.drain_overtime, beat + policy.timeout)
+    return worker.deadline
+
+
 def next_deadline(state: State) -> float:
     """Return when ``step(state, Tick(), ...)`` has something to do at the earliest.
 
     Infinity means that only an event can change anything.
     """
-    return min(_deadlines(state), default=inf)
-
-
-def _deadlines(state: State) -> Iterable[float]:
-    for worker in state.workers.values():
-        yield worker.deadline
-        yield worker.dump_due
+    workers = state.workers.values()
+    moments = [worker.deadline for worker in workers]
+    moments += [worker.dump_due for worker in workers]
     if state.phase is Phase.STOPPING:
-        yield state.stop_accepting_at
-        return
-    yield from state.backoff.values()
-    for template in state.templates.values():
-        yield template.deadline
-    if state.reload and state.reload.phase in (ReloadPhase.PREFLIGHT, ReloadPhase.TEMPLATE):
-        yield state.reload.deadline
+        return min([*moments, state.stop_accepting_at])
+    moments += state.backoff.values()
+    moments += [template.deadline for template in state.templates.values()]
+    if state.reload:
+        moments.append(state.reload.deadline)
     if state.reload_requested and state.phase is Phase.RUNNING:
-        yield state.last_reload_start + RELOAD_SPACING
+        moments.append(state.last_reload_start + RELOAD_SPACING)
     if state.policy.give_up_after and state.desired:
-        yield state.dark_since + state.policy.give_up_after
+        moments.append(state.dark_since + state.policy.give_up_after)
+    return min(moments, default=inf)

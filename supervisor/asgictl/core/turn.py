@@ -1,43 +1,43 @@
 """One turn of the core: a state that is being changed, and the actions that come of it.
 
-The state stays immutable; a turn only holds the newest one, so that the rules in
-``step.py`` and ``reconcile.py`` read as a list of small moves. The moves that change one
-worker are all here.
+A turn owns a copy of the table of workers and the newest state, so that the rules elsewhere
+read as a list of small moves. The state that came in is not touched, the one that goes out
+is not changed any more. The moves that change one worker are all here.
 """
 
-from dataclasses import replace
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 from asgictl.core import actions as act
-from asgictl.core.backoff import delay, next_seed
+from asgictl.core.backoff import delay, next_seed, nominal_delay
 from asgictl.core.policy import ABORT_GRACE, DUMP_DELAY, KILL_GRACE, MIN_UPTIME, TERMINATE_GRACE
 from asgictl.core.state import (
     TRANSITIONS,
     Happening,
-    Phase,
     State,
-    Template,
     WorkerHandle,
     WorkerState,
+    changed,
+    deadline_after_beat,
 )
 
 
 class Turn:
     """Collects what one event changes and causes, at one moment ``now``."""
 
-    __slots__ = ("actions", "now", "state")
+    __slots__ = ("actions", "now", "state", "workers")
 
     def __init__(self, state: State, now: float) -> None:
-        self.state = state
         self.now = now
         self.actions: list[act.Action] = []
+        self.workers: dict[int, WorkerHandle] = dict(state.workers)
+        self.state = changed(state, workers=self.workers)
 
     # -- The whole
 
     def set(self, **changes: Any) -> None:
         """Change fields of the state."""
-        self.state = replace(self.state, **changes)
+        self.state = changed(self.state, **changes)
 
     def do(self, action: act.Action) -> None:
         """Ask for an action; they are carried out in this order."""
@@ -63,9 +63,9 @@ class Turn:
 
     def put(self, worker: WorkerHandle, **changes: Any) -> WorkerHandle:
         """Store a worker with changed fields and return it."""
-        changed = replace(worker, **changes) if changes else worker
-        self.set(workers={**self.state.workers, changed.id: changed})
-        return changed
+        worker = changed(worker, **changes)
+        self.workers[worker.id] = worker
+        return worker
 
     def move(self, worker: WorkerHandle, happening: Happening, **changes: Any) -> WorkerHandle:
         """Move a worker along the table; nothing changes if the table has no such arrow."""
@@ -83,19 +83,14 @@ class Turn:
             generation=generation,
             born=self.now,
             since=self.now,
-            deadline=self.now + self.policy_of(generation).boot_timeout,
+            deadline=self.now + state.policy_of(generation).boot_timeout,
         )
-        backoff = {key: until for key, until in state.backoff.items() if key != slot}
-        self.set(next_worker=worker.id + 1, backoff=backoff)
-        self.put(worker)
+        self.workers[worker.id] = worker
+        self.set(
+            next_worker=worker.id + 1,
+            backoff={other: until for other, until in state.backoff.items() if other != slot},
+        )
         self.do(act.Spawn(worker.id, slot, generation))
-
-    def policy_of(self, generation: int) -> Any:
-        """Return the policy that a generation is started by."""
-        reload = self.state.reload
-        if reload and reload.generation == generation and reload.policy:
-            return reload.policy
-        return self.state.policy
 
     def retire(self, worker: WorkerHandle, fate: str, timeout: float) -> None:
         """Let a worker finish its work within ``timeout`` seconds and leave.
@@ -105,50 +100,44 @@ class Turn:
         if worker.state is WorkerState.STARTING:
             self.terminate(self.move(worker, Happening.RETIRE, fate=fate))
         elif worker.active:
-            policy = self.state.policy
-            deadline = self.now + policy.drain_deadline(timeout)
-            if worker.state is WorkerState.SUSPECT:
-                # It may never read the word; then the hang decides, not the drain.
-                deadline = min(deadline, max(self.now, worker.last_beat + policy.timeout))
-            self.move(
-                worker,
-                Happening.RETIRE,
-                fate=fate,
-                deadline=deadline,
-                draining_until=self.now + timeout,
-                dump_due=inf,
-            )
+            self.drains(self.move(worker, Happening.RETIRE, fate=fate, dump_due=inf), timeout)
             self.do(act.Drain(worker.id, timeout, fate))
 
     def shorten_drain(self, worker: WorkerHandle, fate: str, timeout: float) -> None:
         """Give a draining worker less time than it was told before; never more."""
-        until = self.now + timeout
-        if until < worker.draining_until:
-            deadline = self.now + self.state.policy.drain_deadline(timeout)
-            self.put(worker, fate=fate, draining_until=until, deadline=deadline)
+        if self.now + timeout < worker.draining_until:
+            self.drains(self.put(worker, fate=fate), timeout)
             self.do(act.Drain(worker.id, timeout, fate))
+
+    def drains(self, worker: WorkerHandle, timeout: float) -> None:
+        """Note how long a worker, which has to be in DRAINING, may take."""
+        worker = changed(worker, draining_until=self.now + timeout)
+        # A worker that hangs never reads the word; then its silence ends it, not the drain.
+        deadline = max(
+            deadline_after_beat(self.state, worker, worker.last_beat), self.now + DUMP_DELAY
+        )
+        self.put(worker, deadline=deadline)
 
     def terminate(self, worker: WorkerHandle) -> None:
         """Send SIGTERM; the worker has to be in TERMINATING."""
-        self.put(worker, deadline=self.now + TERMINATE_GRACE, dump_due=inf)
-        self._signal(worker.id, "TERM")
+        worker = self.put(worker, deadline=self.now + TERMINATE_GRACE, dump_due=inf)
+        self._signal(worker, "TERM")
 
     def abort(self, worker: WorkerHandle) -> None:
         """Send SIGABRT, which makes the interpreter write its stacks; then SIGKILL."""
-        self.put(worker, deadline=self.now + ABORT_GRACE, dump_due=self.now + DUMP_DELAY)
-        self._signal(worker.id, "ABRT")
+        worker = self.put(worker, deadline=self.now + ABORT_GRACE, dump_due=self.now + DUMP_DELAY)
+        self._signal(worker, "ABRT")
 
     def kill(self, worker: WorkerHandle) -> None:
         """Send SIGKILL, whatever the worker is doing."""
-        self.move(worker, Happening.KILL, deadline=self.now + KILL_GRACE, dump_due=inf)
-        self._signal(worker.id, "KILL")
+        worker = self.move(worker, Happening.KILL, deadline=self.now + KILL_GRACE, dump_due=inf)
+        self._signal(worker, "KILL")
 
-    def _signal(self, worker_id: int, name: str) -> None:
-        worker = self.state.workers[worker_id]
+    def _signal(self, worker: WorkerHandle, name: Literal["TERM", "ABRT", "KILL"]) -> None:
         # Python turns a second SIGTERM into a death in the middle of the interpreter's exit.
         if worker.pid and name not in worker.sent:
             self.put(worker, sent=worker.sent | {name})
-            self.do(act.Kill(worker_id, name))  # type: ignore[arg-type]
+            self.do(act.Kill(worker.id, name))
 
     # -- Failures
 
@@ -158,49 +147,23 @@ class Turn:
         Returns:
             The seconds until the slot may be filled again.
         """
-        state = self.state
-        healthy = worker.ready_at < inf and self.now - worker.ready_at >= MIN_UPTIME
-        failures = 1 if healthy else state.failures.get(worker.generation, 0) + 1
+        state, generation = self.state, worker.generation
+        proved = self.now - MIN_UPTIME
+        healthy = worker.ready_at <= proved or any(
+            state.last_failure_at < other.ready_at <= proved
+            for other in self.workers.values()
+            if other.generation == generation and other.active
+        )
+        count = state.failures.get(generation, 0)
+        # Workers that fail together, before one of them was tried again, have failed once.
+        together = self.now < state.last_failure_at + nominal_delay(count)
+        count = 1 if healthy else count if together else count + 1
         seed = next_seed(state.seed)
-        wait = delay(failures, seed)
-        backoff = dict(state.backoff)
-        if wait:
-            backoff[worker.slot] = self.now + wait
+        wait = delay(count, seed)
         self.set(
-            seed=seed, failures={**state.failures, worker.generation: failures}, backoff=backoff
+            seed=seed,
+            failures={**state.failures, generation: count},
+            last_failure_at=state.last_failure_at if together and not healthy else self.now,
+            backoff={**state.backoff, worker.slot: self.now + wait} if wait else state.backoff,
         )
         return wait
-
-    def drop_worker(self, worker_id: int) -> None:
-        """Forget a worker whose process is gone."""
-        self.set(
-            workers={key: item for key, item in self.state.workers.items() if key != worker_id}
-        )
-
-    # -- Templates
-
-    def put_template(self, template: Template) -> None:
-        """Store a template."""
-        self.set(templates={**self.state.templates, template.generation: template})
-
-    def start_template(self, generation: int, failures: int = 0) -> None:
-        """Ask for the process that holds a generation's application in memory."""
-        deadline = self.now + self.policy_of(generation).boot_timeout
-        self.put_template(Template(generation=generation, deadline=deadline, failures=failures))
-        self.do(act.StartTemplate(generation))
-
-    # -- Stopping
-
-    def begin_stop(self, code: int, stop_delay: float = 0.0) -> None:
-        """Leave as soon as the workers have; the first reason to stop decides the code."""
-        if self.state.phase is Phase.STOPPING:
-            return
-        self.do(act.Notify("stopping", "stopping"))
-        self.set(
-            phase=Phase.STOPPING,
-            exit_code=code,
-            stop_accepting_at=self.now + stop_delay,
-            reload=None,
-            reload_requested=False,
-            backoff={},
-        )
