@@ -23,7 +23,7 @@ BACKLOG = 256 * 1024
 class Outlet:
     """One descriptor to write to, with a bounded backlog."""
 
-    __slots__ = ("_close", "_dropped", "_kept", "_write", "fd", "is_terminal")
+    __slots__ = ("_dropped", "_kept", "_own", "_pid", "_write", "fd", "is_terminal")
 
     def __init__(self, fd: int) -> None:
         """Look at what ``fd`` is, once; a closed one swallows everything."""
@@ -31,7 +31,9 @@ class Outlet:
         self.is_terminal = os.isatty(fd)
         self._kept = bytearray()
         self._dropped = 0
-        self._write, self._close = _non_blocking(fd)
+        self._pid = os.getpid()
+        self._own: int | None = None
+        self._write = self._how_to_write()
 
     @property
     def dropped(self) -> int:
@@ -69,7 +71,31 @@ class Outlet:
 
     def close(self) -> None:
         """Close what was opened here; ``fd`` itself stays open."""
-        self._close()
+        own, self._own = self._own, None
+        # A child that was forked from us has closed it already, and the number may be another
+        # file's by now.
+        if own is not None and os.getpid() == self._pid:
+            os.close(own)
+
+    def _how_to_write(self) -> Callable[[bytes], int]:
+        """Return what writes to ``fd`` without waiting, and raises BlockingIOError instead."""
+        fd = self.fd
+        try:
+            mode = os.fstat(fd).st_mode
+        except OSError:
+            # Not even later: the number may become another file's.
+            return len
+        if stat.S_ISSOCK(mode):
+            return lambda data: _send(fd, data)
+        if stat.S_ISFIFO(mode) or self.is_terminal:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            try:
+                own = self._own = os.open(f"/dev/fd/{fd}", flags)
+            except OSError:
+                # It belongs to another user, as after dropping privileges.
+                return lambda data: _write_if_writable(fd, data)
+            return lambda data: os.write(own, data)
+        return lambda data: os.write(fd, data)
 
     def _keep(self, lines: bytes, *, begun: bool = False) -> None:
         if begun or len(self._kept) + len(lines) <= BACKLOG:
@@ -88,29 +114,12 @@ class Outlet:
             return len(data)
 
 
-def _nothing() -> None:
-    pass
-
-
-def _non_blocking(fd: int) -> tuple[Callable[[bytes], int], Callable[[], None]]:
-    """Return how to write to ``fd`` without waiting, and how to undo what that needed."""
+def _send(fd: int, data: bytes) -> int:
+    connection = socket.socket(fileno=fd)
     try:
-        mode = os.fstat(fd).st_mode
-    except OSError:
-        # Not even later: another file may get the number.
-        return len, _nothing
-    if stat.S_ISSOCK(mode):
-        connection = socket.socket(fileno=os.dup(fd))
-        return lambda data: connection.send(data, socket.MSG_DONTWAIT), connection.close
-    if stat.S_ISFIFO(mode) or os.isatty(fd):
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-        try:
-            own = os.open(f"/dev/fd/{fd}", flags)
-        except OSError:
-            # It belongs to another user, as after dropping privileges.
-            return lambda data: _write_if_writable(fd, data), _nothing
-        return lambda data: os.write(own, data), lambda: os.close(own)
-    return lambda data: os.write(fd, data), _nothing
+        return connection.send(data, socket.MSG_DONTWAIT)
+    finally:
+        connection.detach()
 
 
 def _write_if_writable(fd: int, data: bytes) -> int:
