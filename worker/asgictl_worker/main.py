@@ -1,0 +1,388 @@
+"""The life of a worker that the supervisor has forked: boot, serve, drain, leave.
+
+The supervisor hears of every step through the channel (``contract.py``), and decides; the
+worker only reports, and leaves when it is told to or when the supervisor is gone.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import setproctitle
+
+from asgictl_worker import contract, logs, tracebacks
+from asgictl_worker.asgi import Application
+from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
+from asgictl_worker.server import CANCEL_GRACE, Server, describe, load
+from asgictl_worker.settings import WorkerSettings
+
+logger = logging.getLogger("asgictl.worker")
+
+ORPHAN_DRAIN = 3.0
+"""Seconds to drain, at most, when the supervisor is gone: nobody watches over us any more, and
+whoever starts it again wants the memory and the port."""
+
+SERVING = "serve"
+"""What comes after the stages of the boot."""
+
+LAST_WORDS = 0.5
+"""Seconds to wait, at most, for a supervisor or a log reader that is behind when we leave."""
+
+LEFT_TO_THE_SUPERVISOR = (
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGUSR1,
+)
+"""Signals that reach the workers too, by Ctrl-C or ``pkill``, and that they must outlive."""
+
+
+def preload(name: str, settings: WorkerSettings) -> Application | contract.Failed:
+    """Load the application before workers are forked that share it; or say why it failed."""
+    try:
+        logs.configure(settings)
+        return load(name, settings)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return _failed("import", error)
+
+
+def work(
+    assignment: contract.Assignment, settings: WorkerSettings, loaded: Application | None = None
+) -> int:
+    """Be a worker until told to leave; return the exit code of the process.
+
+    The process is taken to be freshly forked: descriptors that are not in the assignment are
+    closed, signals are unblocked, privileges are dropped. It must end soon after this has
+    returned, without waiting for threads: the event loop and the application's threads are
+    left as they are.
+
+    Args:
+        assignment: what the supervisor wants of this worker.
+        settings: how to serve.
+        loaded: the application, if ``preload()`` has loaded it before the fork.
+
+    Returns:
+        0 after a drain, ``ExitCode.NO_WORKER_BOOTED`` if it did not come to serving, and
+        ``ExitCode.INTERNAL`` if the application ended the process.
+    """
+    return _Worker(assignment, settings, loaded).run()
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes an event loop of the kind that the setting ``loop`` names.
+
+    Raises:
+        ConfigurationError: it is uvloop, and uvloop cannot be imported.
+    """
+    if name != "asyncio":
+        try:
+            import uvloop
+        except ImportError as error:
+            if name == "uvloop":
+                raise ConfigurationError(
+                    f"loop is 'uvloop', which cannot be imported ({error}); "
+                    "install uvloop, or set loop to auto"
+                ) from None
+        else:
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+class Channel:
+    """The worker's end of the line to the supervisor. Nothing here waits, but ``flush()``.
+
+    Messages that do not fit are kept and sent with the next one; beats are not, they are
+    counted: an old beat says nothing.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._kept: deque[bytes] = deque()
+        self.beats_dropped = 0
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch for messages."""
+        return self._socket.fileno()
+
+    def send(self, message: contract.Message) -> None:
+        """Send a message, or keep it until the supervisor reads again."""
+        self._kept.append(contract.encode(message))
+        self.flush()
+
+    def beat(self, beat: contract.Beat) -> None:
+        """Send a beat, unless the supervisor is behind."""
+        if not self.flush() or not self._send(contract.encode(beat)):
+            self.beats_dropped += 1
+
+    def flush(self, within: float = 0.0) -> bool:
+        """Send what was kept, blocking for at most ``within`` seconds; return whether it went."""
+        while self._kept:
+            if not self._send(self._kept[0]):
+                poller = select.poll()
+                poller.register(self._socket, select.POLLOUT)
+                if not within or not poller.poll(within * 1000):
+                    return False
+                within = 0.0
+                continue
+            self._kept.popleft()
+        return True
+
+    def receive(self) -> Iterator[contract.Message]:
+        """Yield the messages that have arrived, those that are understood.
+
+        Raises:
+            EOFError: the supervisor is gone.
+        """
+        while True:
+            try:
+                datagram = self._socket.recv(contract.MAX_MESSAGE)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise EOFError from error
+            if not datagram:
+                raise EOFError
+            try:
+                message = contract.decode(datagram)
+            except contract.MalformedMessage as error:
+                logger.warning("ignoring a message of the supervisor: %s", error)
+                continue
+            if message is not None:
+                yield message
+
+    def _send(self, datagram: bytes) -> bool:
+        try:
+            self._socket.send(datagram)
+        except BlockingIOError:
+            return False
+        except OSError:
+            # The supervisor is gone: reading says so too, and what follows is decided there.
+            return True
+        return True
+
+
+class _Worker:
+    def __init__(
+        self,
+        assignment: contract.Assignment,
+        settings: WorkerSettings,
+        loaded: Application | None,
+    ) -> None:
+        self.assignment = assignment
+        self.settings = settings
+        self.loaded = loaded
+        self.channel = Channel(assignment.channel_fd)
+        self.stage = ""
+        self.reason = ""
+        self.recycling = False
+        self.terminated = False
+        self.beat_due = 0.0
+        self.loop: asyncio.AbstractEventLoop
+        self.server: Server
+
+    # -- Boot
+
+    def run(self) -> int:
+        try:
+            self._enter("fork")
+            self._prepare_process()
+            logs.configure(self.settings)
+            # The runner is never closed: that would wait without limit for tasks that ignore
+            # their cancellation, and for threads.
+            runner = asyncio.Runner(loop_factory=loop_factory(self.settings.loop))
+            return runner.run(self._live())
+        except AsgictlError as error:
+            return self._fail(error)
+        except BaseException as error:
+            # A task of the application may raise SystemExit, which ends the loop.
+            if self.stage != SERVING:
+                return self._fail(error)
+            logger.critical("an exception ended this worker: %s", self, exc_info=error)
+            return ExitCode.INTERNAL
+        finally:
+            logs.flush(LAST_WORDS)
+            self.channel.flush(LAST_WORDS)
+
+    def _prepare_process(self) -> None:
+        assignment = self.assignment
+        setproctitle.setproctitle(f"asgictl: worker {assignment.slot} [{assignment.application}]")
+        for number in LEFT_TO_THE_SUPERVISOR:
+            # Not SIG_IGN, which the programs that the application starts would inherit.
+            signal.signal(number, _nothing)
+        faulthandler.enable(file=assignment.dump_fd)
+        faulthandler.register(
+            signal.SIGUSR2, file=assignment.dump_fd, all_threads=True, chain=False
+        )
+
+    async def _live(self) -> int:
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(_log_loop_exception)
+        try:
+            booted = await self._boot()
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            return self._fail(error)
+        if booted:
+            await self._serve()
+        await self.server.shutdown()
+        await _cancel_leftovers()
+        self.channel.send(contract.Bye(reason=self.reason))
+        return ExitCode.OK
+
+    async def _boot(self) -> bool:
+        """Return whether to serve; False if we are told to leave before that."""
+        self._enter("import")
+        # In the running loop, as everybody does it: applications look for it when imported.
+        app = self.loaded or load(self.assignment.application, self.settings)
+        self._enter("lifespan")
+        self.server = Server(app, self.settings)
+        # From here on the loop turns, and can react; before, SIGTERM ends the process at once.
+        self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        self.loop.add_reader(self.channel.fileno(), self._on_channel)
+        self.loop.add_reader(self.assignment.lifeline_fd, self._on_orphaned)
+        if not await self.server.startup():
+            return False
+        self._enter("listen")
+        self.server.start_accepting(
+            [socket.socket(fileno=each.fd) for each in self.assignment.listeners]
+        )
+        # What is alive now stays alive: later collections need not look at it.
+        gc.collect()
+        gc.freeze()
+        self.stage = SERVING
+        self.channel.send(contract.Ready())
+        logger.info("ready: %s", self)
+        return True
+
+    def _enter(self, stage: str) -> None:
+        self.stage = stage
+        self.channel.send(contract.Stage(stage=stage))
+
+    def _fail(self, error: BaseException) -> int:
+        """Report why the boot failed; the supervisor logs it, once for all workers."""
+        self.channel.send(_failed(self.stage, error))
+        return ExitCode.NO_WORKER_BOOTED
+
+    # -- Serve
+
+    async def _serve(self) -> None:
+        self.beat_due = self.loop.time()
+        self._beat()
+        await self.server.stopping.wait()
+        # The listeners stay open in the supervisor, for the other workers.
+        self.server.stop_accepting()
+        left = len(self.server.service.connections)
+        logger.info("draining: %s connections=%d reason=%s", self, left, self.reason)
+        self.channel.send(contract.Draining(left=left))
+        await self.server.drain()
+
+    def _beat(self) -> None:
+        now = self.loop.time()
+        service = self.server.service
+        counters = service.counters
+        self.channel.beat(
+            contract.Beat(
+                connections=len(service.connections),
+                in_flight=counters.in_flight,
+                loop_lag_us=int(max(0.0, now - self.beat_due) * 1_000_000),
+                requests_total=counters.requests_total,
+                errors_total=counters.errors_total,
+                beats_dropped=self.channel.beats_dropped,
+            )
+        )
+        limit = self.assignment.max_requests
+        if limit and not self.recycling and counters.requests_total >= limit:
+            self.recycling = True
+            self.channel.send(contract.Recycle(reason=f"{counters.requests_total} requests served"))
+        logs.flush()
+        self.beat_due = now + self.assignment.beat_interval
+        self.loop.call_at(self.beat_due, self._beat)
+
+    # -- What others want
+
+    def _on_sigterm(self) -> None:
+        # The first one may come in the middle of a long drain, and shortens it.
+        self._leave("SIGTERM", 0.0 if self.terminated else self.settings.timeout_graceful_shutdown)
+        self.terminated = True
+
+    def _on_channel(self) -> None:
+        try:
+            for message in self.channel.receive():
+                if isinstance(message, contract.Drain):
+                    self._leave(message.reason, message.timeout)
+                elif isinstance(message, contract.ReopenLogs):
+                    logs.reopen()
+        except EOFError:
+            self._on_orphaned()
+
+    def _on_orphaned(self) -> None:
+        self.loop.remove_reader(self.channel.fileno())
+        self.loop.remove_reader(self.assignment.lifeline_fd)
+        logger.warning("the supervisor is gone, leaving: %s", self)
+        self._leave(
+            "the supervisor is gone", min(self.settings.timeout_graceful_shutdown, ORPHAN_DRAIN)
+        )
+
+    def _leave(self, reason: str, within: float) -> None:
+        self.reason = self.reason or reason
+        self.server.stop(within)
+
+    def __str__(self) -> str:
+        assignment = self.assignment
+        return f"worker={assignment.worker} slot={assignment.slot} generation={assignment.generation} pid={os.getpid()}"
+
+
+def _failed(stage: str, error: BaseException) -> contract.Failed:
+    if isinstance(error, AsgictlError):
+        sentence, trace = str(error), getattr(error, "details", "")
+    else:
+        sentence = f"the application raised {tracebacks.last_line(error)}"
+        trace = tracebacks.from_application(error)
+    return contract.Failed(
+        stage=stage, error=contract.shorten(sentence, 4096), traceback=contract.shorten(trace)
+    )
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+def _log_loop_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    facts = ", ".join(
+        f"{name}={value!r}"
+        for name, value in context.items()
+        if name not in ("message", "exception", "source_traceback")
+    )
+    logger.error(
+        "in the event loop: %s%s",
+        context["message"],
+        f" ({facts})" if facts else "",
+        exc_info=context.get("exception"),
+    )
+
+
+async def _cancel_leftovers() -> None:
+    """End the tasks that the application has left behind, as far as they let themselves."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE)
+    if tasks:
+        logger.warning("tasks that ignore their cancellation: %s", ", ".join(map(describe, tasks)))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_GRACE):
+            await asyncio.get_running_loop().shutdown_asyncgens()
