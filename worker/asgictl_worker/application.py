@@ -244,6 +244,7 @@ def _applications(module: ModuleType) -> list[str]:
         if not name.startswith("_")
         and callable(value)
         and not inspect.isclass(value)
+        and (inspect.iscoroutinefunction(value) or not inspect.isroutine(value))
         and _positional(value) == (3, 3)
     ]
     return found[:3]
