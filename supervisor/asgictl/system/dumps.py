@@ -8,13 +8,11 @@ was written last outlives the worker.
 import os
 import tempfile
 
-import asgictl
-
 MAX_DUMP = 256 * 1024
 """How many bytes of one dump are logged; a runaway recursion writes endless stacks."""
 
 
-_OURS = os.path.dirname(asgictl.__file__) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class DumpFile:
