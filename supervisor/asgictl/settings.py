@@ -190,6 +190,12 @@ class Settings(WorkerSettings):
         unit="seconds",
         minimum=0,
     )
+    preload: bool = setting(
+        False,
+        "Import the application once, in a process that the workers are forked from: they share its memory and "
+        "are ready in milliseconds.",
+        group=_WORKERS,
+    )
     give_up_after: float = setting(
         300.0,
         "Exit with code 3 after this long without any ready worker; 0 never gives up.",
@@ -330,7 +336,6 @@ INSTEAD: Mapping[str, str] = {
     "--log-file": "log lines go to standard error; see --log-config",
     "--logger-class": "see --log-config",
     "--no-sendfile": "leave it out",
-    "--preload": "each worker imports the application itself; leave it out",
     "--print-config": "`asgictl config` prints the settings in effect",
     "--pythonpath": "see --app-dir",
     "-R": "leave it out: standard output and error are inherited",

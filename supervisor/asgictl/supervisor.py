@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+import setproctitle
+
 from asgictl.configuration import read_env_files
 from asgictl.core import actions as act
 from asgictl.core import events as ev
@@ -24,7 +26,17 @@ from asgictl.core.state import next_deadline
 from asgictl.core.step import initial, step
 from asgictl.operate.recorder import FlightRecorder
 from asgictl.settings import Settings
-from asgictl.system import evidence, kernel, listeners, machine, notify, pidfile, privileges, spawn
+from asgictl.system import (
+    evidence,
+    kernel,
+    listeners,
+    machine,
+    notify,
+    pidfile,
+    privileges,
+    spawn,
+    template,
+)
 from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
 from asgictl_worker import contract, logs
@@ -34,6 +46,9 @@ log = logging.getLogger("asgictl.supervisor")
 
 LAG_TOLERANCE = 0.25
 """Seconds by which the loop may be late before it counts as having been held up."""
+
+LAST_WORDS = 0.5
+"""Seconds to wait, at most, for whoever reads the log when we leave."""
 
 MAX_CORE_ERRORS = 5
 """Errors of the core within ``CORE_ERROR_WINDOW`` seconds after which it is not believed."""
@@ -74,6 +89,7 @@ class Supervisor:
         self._preflight: tuple[int, int, spawn.Preflight] | None = None
         self._environ = dict(os.environ)
         environ = read_env_files(settings.env_file, self._environ)
+        self._templates: dict[int, template.TemplateProcess] = {}
         self._generations = {1: self._generation(settings, environ, [])}
         self._poll = select.poll()
         self._sources: dict[int, Callable[[], None]] = {}
@@ -90,7 +106,10 @@ class Supervisor:
             AsgictlError: the listeners, the pid file or the user cannot be had.
         """
         settings = self._generations[1].settings
+        logs.configure(settings)
+        setproctitle.setproctitle(f"asgictl: supervisor [{self._application}]")
         with contextlib.ExitStack() as leaving:
+            leaving.callback(logs.flush, LAST_WORDS)
             if settings.pid is not None:
                 leaving.callback(pidfile.PidFile(settings.pid).remove)
             self._signals = SignalPipe()
@@ -99,7 +118,7 @@ class Supervisor:
             self._generations[1].listeners = listeners.bind_all(
                 settings.addresses, settings.backlog
             )
-            leaving.callback(self._close_listeners)
+            leaving.callback(self._keep_generations, set[int]())
             self._lifeline, lifeline_end = os.pipe2(os.O_CLOEXEC)
             leaving.callback(os.close, lifeline_end)
             leaving.callback(os.close, self._lifeline)
@@ -121,7 +140,8 @@ class Supervisor:
         log.info("supervisor pid %d: Ctrl-C or TERM stops, HUP reloads", os.getpid())
 
     def _turn(self) -> None:
-        deadline = next_deadline(self._state)
+        forks = min((item.deadline for item in self._templates.values()), default=inf)
+        deadline = min(next_deadline(self._state), forks)
         self._now = kernel.monotonic()
         # Rounded up, since poll() counts milliseconds and an early wake-up would spin.
         timeout = None if deadline == inf else max(0, int((deadline - self._now) * 1000) + 1)
@@ -136,6 +156,9 @@ class Supervisor:
             source = self._sources.get(fd)
             if source is not None:
                 source()
+        for number, process in list(self._templates.items()):
+            if self._now >= process.deadline:
+                self._template_lost(number, process, "it does not fork")
         if self._now >= next_deadline(self._state):
             self._learn(ev.Tick())
 
@@ -198,11 +221,17 @@ class Supervisor:
             status = process.child.reap()
             if status is not None:
                 self._worker_exited(worker, process, status)
+        for number, item in list(self._templates.items()):
+            if (status := item.child.reap()) is not None:
+                self._template_exited(number, item, status)
+        if any(item.deadline < inf for item in self._templates.values()):
+            return  # an orphan may be a worker whose pid we are about to be told
         for pid, child in list(self._strangers.items()):
             if child.reap() is not None:
                 child.close()
                 del self._strangers[pid]
         known = {process.child.pid for process in self._workers.values()} | set(self._strangers)
+        known |= {item.child.pid for item in self._templates.values()}
         if self._preflight:
             known.add(self._preflight[2].child.pid)
         with contextlib.suppress(ChildProcessError):
@@ -275,6 +304,46 @@ class Supervisor:
             preflight.close()
             self._strangers[preflight.child.pid] = preflight.child
 
+    def _on_template(self, number: int, process: template.TemplateProcess) -> None:
+        messages, is_open = process.channel.receive()
+        for message in messages:
+            match message:
+                case contract.Ready():
+                    self._learn(ev.TemplateReady(number))
+                case contract.Failed():
+                    self._lose_template(number, process)
+                    self._learn(ev.TemplateFailed(number, message.error, message.traceback))
+                    return
+                case contract.Forked():
+                    worker = process.adopt(message)
+                    if worker is None:
+                        self._learn(ev.SpawnFailed(message.worker, message.error))
+                    else:
+                        self._spawned(message.worker, worker)
+        if not is_open:
+            self._unwatch(process.channel.fileno())
+
+    def _template_exited(
+        self, number: int, process: template.TemplateProcess, status: kernel.ExitStatus
+    ) -> None:
+        self._on_template(number, process)
+        if self._templates.get(number) is process:
+            how = f"killed by SIG{status.signal}" if status.signal else f"exit code {status.code}"
+            self._template_lost(number, process, how)
+
+    def _template_lost(self, number: int, process: template.TemplateProcess, why: str) -> None:
+        missing = process.orphaned()
+        self._lose_template(number, process)
+        for worker in missing:
+            self._learn(ev.SpawnFailed(worker, f"the template of its generation is lost: {why}"))
+        self._learn(ev.TemplateFailed(number, why))
+
+    def _lose_template(self, number: int, process: template.TemplateProcess) -> None:
+        del self._templates[number]
+        self._unwatch(process.channel.fileno())
+        process.close()
+        self._strangers[process.child.pid] = process.child
+
     # -- Act
 
     def _spawn(self, action: act.Spawn) -> None:
@@ -295,17 +364,35 @@ class Supervisor:
             )
 
         try:
+            if generation.settings.preload:
+                self._templates[action.generation].request(assignment(-1, -1), self._now)
+                return
             process = spawn.spawn_worker(
                 assignment, generation.surroundings, generation.listeners, self._lifeline
             )
         except OSError as error:
-            self._learn(ev.SpawnFailed(action.worker, f"{error.strerror} (fork or socketpair)"))
+            self._learn(ev.SpawnFailed(action.worker, f"cannot fork: {error.strerror}"))
             return
-        self._workers[action.worker] = process
-        self._watch(process.channel.fileno(), lambda: self._on_channel(action.worker, process))
+        self._spawned(action.worker, process)
+
+    def _spawned(self, worker: int, process: spawn.WorkerProcess) -> None:
+        self._workers[worker] = process
+        self._watch(process.channel.fileno(), lambda: self._on_channel(worker, process))
         if process.child.pidfd >= 0:
-            self._watch(process.child.pidfd, lambda: self._on_pidfd(action.worker, process))
-        self._learn(ev.Spawned(action.worker, process.child.pid))
+            self._watch(process.child.pidfd, lambda: self._on_pidfd(worker, process))
+        self._learn(ev.Spawned(worker, process.child.pid))
+
+    def _start_template(self, action: act.StartTemplate) -> None:
+        generation = self._generations[action.generation]
+        try:
+            process = template.TemplateProcess(
+                self._application, generation.surroundings, generation.listeners, self._lifeline
+            )
+        except OSError as error:
+            self._learn(ev.TemplateFailed(action.generation, f"cannot fork: {error.strerror}"))
+            return
+        self._templates[action.generation] = process
+        self._watch(process.channel.fileno(), lambda: self._on_template(action.generation, process))
 
     def _drain(self, action: act.Drain) -> None:
         process = self._workers[action.worker]
@@ -363,6 +450,9 @@ class Supervisor:
         self._generations = {
             number: item for number, item in self._generations.items() if number in keep
         }
+        for number, process in list(self._templates.items()):
+            if number not in keep:
+                self._lose_template(number, process)
         still = self._all_listeners()
         for listener in before:
             if listener not in still:
@@ -418,10 +508,6 @@ class Supervisor:
         }
         return list(unique.values())
 
-    def _close_listeners(self) -> None:
-        for listener in self._all_listeners():
-            listener.close()
-
 
 _ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {
     act.Spawn: Supervisor._spawn,
@@ -432,6 +518,7 @@ _ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {
     act.Probe: Supervisor._probe,
     act.StartPreflight: Supervisor._start_preflight,
     act.CancelPreflight: Supervisor._cancel_preflight,
+    act.StartTemplate: Supervisor._start_template,
     act.Commit: Supervisor._commit,
     act.Abandon: Supervisor._abandon,
     act.ReopenLogs: Supervisor._reopen_logs,
@@ -471,6 +558,7 @@ def policy_from(settings: Settings) -> Policy:
         lifespan_timeout=settings.timeout_lifespan_shutdown,
         min_ready=settings.min_ready,
         give_up_after=settings.give_up_after,
+        preload=settings.preload,
     )
 
 

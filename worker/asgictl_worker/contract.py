@@ -94,6 +94,16 @@ class Bye:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forked:
+    """A template has forked the worker that it was asked for, or could not (``error``)."""
+
+    TYPE: ClassVar[int] = 8
+    worker: int
+    pid: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
     """Stop accepting, finish what is in progress within ``timeout`` seconds, then exit."""
 
@@ -109,9 +119,9 @@ class ReopenLogs:
     TYPE: ClassVar[int] = 34
 
 
-Message = Beat | Stage | Ready | Failed | Recycle | Draining | Bye | Drain | ReopenLogs
+Message = Beat | Stage | Ready | Failed | Recycle | Draining | Bye | Forked | Drain | ReopenLogs
 _TYPES: dict[int, type[Message]] = {
-    kind.TYPE: kind for kind in (Beat, Stage, Ready, Failed, Recycle, Draining, Bye, Drain, ReopenLogs)
+    kind.TYPE: kind for kind in (Beat, Stage, Ready, Failed, Recycle, Draining, Bye, Forked, Drain, ReopenLogs)
 }
 
 

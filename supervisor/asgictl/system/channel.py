@@ -11,6 +11,9 @@ _KIND = socket.SOCK_SEQPACKET if sys.platform.startswith("linux") else socket.SO
 MESSAGES_PER_TURN = 64
 """So that one worker which never stops talking cannot keep the loop from the others."""
 
+ALL_MESSAGES = 4096
+"""More than a socket holds: what to take of a worker that is dead."""
+
 
 class Channel:
     """A socket pair that keeps the borders of messages and never blocks."""
@@ -41,10 +44,22 @@ class Channel:
             return False
         return True
 
-    def receive(self) -> tuple[list[contract.Message], bool]:
-        """Return the messages that have arrived, and whether the other end is open."""
+    def send_descriptors(self, data: bytes, descriptors: list[int]) -> None:
+        """Send raw bytes along with open descriptors (unix(7), SCM_RIGHTS).
+
+        Raises:
+            OSError: the other end is gone, or its queue is full.
+        """
+        socket.send_fds(self._socket, [data], descriptors)
+
+    def receive(self, limit: int = MESSAGES_PER_TURN) -> tuple[list[contract.Message], bool]:
+        """Return the messages that have arrived, and whether the other end is open.
+
+        Args:
+            limit: how many to take; the rest stays for the next call.
+        """
         messages: list[contract.Message] = []
-        for _ in range(MESSAGES_PER_TURN):
+        for _ in range(limit):
             try:
                 datagram = self._socket.recv(contract.MAX_MESSAGE)
             except BlockingIOError:

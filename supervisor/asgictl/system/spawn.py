@@ -4,6 +4,7 @@ Between fork and the first line of the child's own work, everything is undone th
 to the supervisor: its signal handlers, its descriptors, its words for the service manager.
 """
 
+import atexit
 import contextlib
 import gc
 import os
@@ -94,12 +95,12 @@ def spawn_worker(
 
             return main.work(assignment(far_end.fileno(), dumps.fd), surroundings.settings)
 
-        _live(parent, keep, surroundings, work)
+        live(parent, keep, surroundings, work)
     far_end.close()
     return WorkerProcess(child=Child(pid), channel=channel, dumps=dumps)
 
 
-def _live(
+def live(
     parent: int, keep: list[int], surroundings: Surroundings, work: Callable[[], int]
 ) -> NoReturn:
     """Be a child: prepare, work, and leave without unwinding the parent's frames."""
@@ -124,12 +125,11 @@ def _live(
     except BaseException:
         traceback.print_exc()
     finally:
-        _leave(code)
+        leave(code)
 
 
-def _leave(code: int) -> NoReturn:
-    import atexit
-
+def leave(code: int) -> NoReturn:
+    """End a forked process without unwinding the frames that it has from its parent."""
     try:
         atexit._run_exitfuncs()
         sys.stdout.flush()
