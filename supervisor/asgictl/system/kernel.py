@@ -7,6 +7,7 @@ stranger that got the pid later. Where there are none, pid and SIGCHLD have to d
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ monotonic = time.monotonic
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+
+_MANY_DESCRIPTORS = 1 << 16
 
 BLOCKABLE = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 
@@ -33,11 +36,12 @@ class ExitStatus:
 class Child:
     """A process that this one has forked, or adopted, until it has been reaped."""
 
-    __slots__ = ("pid", "pidfd")
+    __slots__ = ("_reaped", "pid", "pidfd")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.pidfd = -1
+        self._reaped = False
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self.pidfd = os.pidfd_open(pid)
@@ -45,6 +49,8 @@ class Child:
     def send(self, signal_name: str) -> None:
         """Send a signal, named without the ``SIG``; one that is gone already gets none."""
         number = signal.Signals["SIG" + signal_name]
+        if self._reaped:
+            return  # the pid may be a stranger's by now
         with contextlib.suppress(ProcessLookupError):
             if self.pidfd >= 0:
                 signal.pidfd_send_signal(self.pidfd, number)
@@ -56,9 +62,12 @@ class Child:
         try:
             result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
+            # Somebody else has reaped it: an application's hook, in a program that embeds us.
+            self._reaped = True
             return ExitStatus(code=None, signal="unknown")
         if result is None:
             return None
+        self._reaped = True
         if result.si_code == os.CLD_EXITED:
             return ExitStatus(code=result.si_status)
         return ExitStatus(code=None, signal=signal_name(result.si_status))
@@ -87,8 +96,10 @@ def fork() -> int:
     Raises:
         OSError: no process could be made (fork(2): EAGAIN, ENOMEM).
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # None if the descriptor was closed when we began; a full disk must not stop a fork.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
     try:
         pid = os.fork()
@@ -111,13 +122,34 @@ def close_all_but(keep: Iterable[int]) -> None:
     A channel or lifeline that a sibling holds open would never report the death of its owner.
     """
     kept = set(keep)
-    # Not closerange(): before Linux 5.9 it tries every number up to the limit, which
-    # containers set to a thousand million.
-    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    for fd in map(int, os.listdir(folder)):
+    for fd in _open_descriptors():
         if fd > 2 and fd not in kept:
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def _open_descriptors() -> Iterable[int]:
+    # Not closerange(): before Linux 5.9 it tries every number up to the limit, which
+    # containers set to a thousand million.
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return [int(name) for name in os.listdir(folder)]
+        except OSError:
+            continue  # not mounted, or no descriptor is left to open it with
+    return range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MANY_DESCRIPTORS))
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null wherever standard input, output or error is closed.
+
+    Otherwise the next socket would take that number, and what a library or the application
+    prints would go to a client.
+    """
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        os.set_inheritable(fd, True)
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
 
 
 def adopt_orphans() -> bool:
@@ -144,9 +176,12 @@ def _prctl(option: int, value: int) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
-        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+        prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return False
+    # The C library reads full words; ctypes would pass ints.
+    rest = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
+    return bool(prctl(option, *rest) == 0)
 
 
 def prefer_as_victim(points: int) -> None:
