@@ -32,6 +32,9 @@ logger = logging.getLogger("asgictl.worker")
 
 SPEC_VERSION = "2.0"
 
+GRACE = 1.0
+"""Seconds in which an application that failed, or was cancelled, may tidy up."""
+
 Mode = Literal["auto", "on", "off"]
 
 
@@ -93,7 +96,7 @@ class Lifespan:
             return
         if answer["type"] == "lifespan.startup.failed":
             # The application may still want to end in its own way.
-            await asyncio.wait([self._task], timeout=1.0)
+            await asyncio.wait([self._task], timeout=GRACE)
             await self._give_up(self._task)
             raise _startup_failed(str(answer.get("message", "")))
         self.state = state
@@ -176,7 +179,7 @@ class Lifespan:
     @staticmethod
     async def _give_up(task: asyncio.Task[None]) -> None:
         task.cancel()
-        done, _ = await asyncio.wait([task], timeout=1.0)
+        done, _ = await asyncio.wait([task], timeout=GRACE)
         if not done:
             logger.warning("the application's lifespan task ignores its cancellation")
         elif not task.cancelled():
