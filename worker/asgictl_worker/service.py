@@ -4,11 +4,13 @@ One object, made once per worker by ``server.py`` and handed to every connection
 """
 
 import asyncio
+import contextvars
 from dataclasses import dataclass, field
 from typing import Any
 
 from asgictl_worker.access_log import AccessLog
 from asgictl_worker.asgi import Application
+from asgictl_worker.http.http1 import DefaultFields
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.timers import Ticker
@@ -43,3 +45,11 @@ class Service:
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     """Every running cycle: the loop itself keeps only weak references to tasks."""
     draining: bool = False
+    defaults: DefaultFields = field(init=False)
+    context: contextvars.Context = field(init=False)
+    """What every request gets a copy of: nothing that a request sets is seen by another."""
+
+    def __post_init__(self) -> None:
+        self.defaults = DefaultFields(self.settings)
+        reset = self.settings.reset_contextvars
+        self.context = contextvars.Context() if reset else contextvars.copy_context()

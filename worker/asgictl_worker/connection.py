@@ -1,0 +1,430 @@
+"""One connection: its transport, its requests one after the other, its time-outs, its end.
+
+The parser finds requests and stops after each; a cycle runs the application; when the response
+is complete the parser goes on. So there is at most one cycle that can write, and pipelined
+requests wait as bytes. A WebSocket takes the transport over, and nothing stays behind here.
+
+Every state but one has a deadline:
+
+==============  =========================================  ==================
+state           when                                       at the deadline
+==============  =========================================  ==================
+IDLE            no part of a request is here               close
+HEAD            a part of a head is here                   answer 408, close
+BUSY            a cycle runs                               (there is none)
+DISCARDING      the response came before the whole body    close
+LINGERING       the last answer is written                 close
+CLOSED          the transport is closed, or handed over    (there is none)
+==============  =========================================  ==================
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from enum import Enum
+from functools import cache
+from typing import Any, Literal, cast
+
+from asgictl_worker.http import framing
+from asgictl_worker.http.cycle import HIGH_WATER, HTTPCycle
+from asgictl_worker.http.framing import ENDED, Parser
+from asgictl_worker.http.http1 import Writer
+from asgictl_worker.http.parser_h11 import H11Parser
+from asgictl_worker.http.request import BadRequest, Request
+from asgictl_worker.service import Service
+from asgictl_worker.timers import INTERVAL, NEVER
+from asgictl_worker.websocket.cycle import WebSocketCycle
+
+logger = logging.getLogger("asgictl.worker")
+
+LINGER = 2.0
+"""Seconds in which a client that still sends can read its last answer."""
+
+MAX_DISCARDED = 1024 * 1024
+"""Bytes that are read for nothing to let a client read its answer, or keep its connection."""
+
+MAX_BURST = 32
+"""Pipelined requests answered before other connections have their turn."""
+
+_RESET = struct.pack("ii", 1, 0)
+"""No time to linger: the end of the connection is a reset (socket(7), SO_LINGER)."""
+
+
+class State(Enum):
+    """What a connection is waiting for."""
+
+    IDLE = 0
+    HEAD = 1
+    BUSY = 2
+    DISCARDING = 3
+    LINGERING = 4
+    CLOSED = 5
+
+
+# hot: names of the module are found faster than attributes of the class
+_IDLE, _HEAD, _BUSY, _DISCARDING, _LINGERING, _CLOSED = State
+
+
+@cache
+def parser_class(name: Literal["auto", "httptools", "h11"]) -> type[Parser]:
+    """Return the parser of that name; auto takes httptools where it imports."""
+    if name != "h11":
+        try:
+            from asgictl_worker.http.parser_httptools import HttptoolsParser
+        except ImportError:
+            if name == "httptools":
+                raise
+        else:
+            return HttptoolsParser
+    return H11Parser
+
+
+class Connection(asyncio.Protocol):
+    """Serves one accepted socket.
+
+    Attributes:
+        transport: writes to the client.
+        client: its address and port, None on a UNIX socket.
+        server: the address and port that it connected to, or the path and None.
+        scheme: ``http`` or ``https``.
+        peer: for logs, whom the current request comes from.
+        deadline: when ``on_tick()`` is to be called, in the time of the ticker.
+        reading_paused: the transport was told not to read.
+        write_paused: the client does not read what was written.
+        writer: writes the responses.
+    """
+
+    __slots__ = (
+        "_burst",
+        "_cycle",
+        "_discarded",
+        "_eof",
+        "_half_closable",
+        "_idle_time",
+        "_own_peer",
+        "_parser",
+        "_state",
+        "_writable_waiters",
+        "client",
+        "deadline",
+        "peer",
+        "reading_paused",
+        "scheme",
+        "server",
+        "service",
+        "transport",
+        "write_paused",
+        "writer",
+    )
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.deadline = NEVER
+        self.reading_paused = False
+        self.write_paused = False
+        self.writer = Writer(service.ticker, service.defaults)
+        self._parser = parser_class(service.settings.http)(self, service.settings)
+        self._cycle: HTTPCycle | None = None
+        self._state = _IDLE
+        self._idle_time = service.settings.timeout_keep_alive + INTERVAL
+        self._writable_waiters: list[asyncio.Future[None]] = []
+        self._burst = 0
+        self._discarded = 0
+        self._eof = False
+
+    # -- What the event loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for a request."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.client = _client_address(transport.get_extra_info("peername"))
+        self.server = _server_address(transport.get_extra_info("sockname"))
+        self.peer = self._own_peer = _in_words(self.client)
+        is_tls = transport.get_extra_info("sslcontext") is not None
+        self.scheme = "https" if is_tls else "http"
+        self._half_closable = not is_tls
+        service = self.service
+        service.connections.add(self)
+        settings = service.settings
+        patience = (
+            settings.drain_idle_window if service.draining else settings.timeout_request_header
+        )
+        self.deadline = service.ticker.now + patience + INTERVAL
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what the client sent."""
+        if self._state is _LINGERING:
+            self._discard(data)
+            return
+        parser = self._parser
+        parser.feed(data)
+        if parser.buffer:  # hot: of most requests nothing is left
+            self._look_at_rest()
+
+    def eof_received(self) -> bool:
+        """Answer what is here, if the transport lets us; return whether it is to stay open."""
+        self._eof = True
+        if self._cycle is None or not self._half_closable:
+            return False
+        self._cycle.half_closed()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell those who wait for this client."""
+        self.service.connections.discard(self)
+        self.deadline = NEVER
+        self._state = _CLOSED
+        self.resume_writing()
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None:
+            cycle.lost()
+
+    def pause_writing(self) -> None:
+        """Let senders wait: the client does not read."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Let senders go on."""
+        self.write_paused = False
+        waiters, self._writable_waiters = self._writable_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- What the ticker and the server tell
+
+    def on_tick(self, now: float) -> None:
+        """Act on the deadline."""
+        self.deadline = NEVER
+        if self._state is _HEAD:
+            self._refuse(BadRequest(408, "the request did not arrive in time"))
+        elif self._state is _LINGERING:
+            self._abort()
+        else:
+            self._close()
+
+    def drain(self, now: float) -> None:
+        """Close soon if idle; responses say so from now on (``Service.draining``)."""
+        if self._state is _IDLE:
+            self.deadline = min(self.deadline, now + self.service.settings.drain_idle_window)
+
+    def abort(self) -> None:
+        """End everything: the time to drain is over."""
+        if self._cycle is not None:
+            self._cycle.abort()
+        else:
+            self._abort()
+
+    # -- What the parser finds
+
+    def request_received(self, request: Request) -> None:
+        """Run the application for a request."""
+        service = self.service
+        settings = service.settings
+        self._state = _BUSY
+        self.deadline = NEVER
+        client, scheme, peer = self.client, self.scheme, self._own_peer
+        if request.forwarded and service.proxy_trust is not None:
+            client, scheme = service.proxy_trust.resolve(request.headers, client, scheme)
+            peer = _in_words(client)
+        self.peer = peer
+        if request.upgrade == b"websocket" and settings.ws != "none":
+            self._upgrade(request, client, scheme)
+            return
+        scope = request.scope(
+            "http",
+            client=client,
+            server=self.server,
+            scheme=scheme,
+            root_path=settings.root_path,
+            state=service.state,
+        )
+        self._cycle = cycle = HTTPCycle(self, request, scope)
+        service.counters.requests_total += 1
+        limit = settings.limit_concurrency
+        if limit is not None and service.counters.in_flight >= limit:
+            cycle.refuse(BadRequest(503, "too many requests in progress"))
+        else:
+            cycle.start()
+
+    def body_received(self, data: bytes) -> None:
+        """Give a part of the body to the application, if it still wants it."""
+        if self._cycle is None:
+            self._discard(data)
+        elif self._cycle.body_received(data):
+            self._pause_reading()
+
+    def body_ended(self) -> None:
+        """Know that the request is complete."""
+        if self._cycle is not None:
+            self._cycle.body_ended()
+        elif self._state is _DISCARDING:
+            self._become_idle()
+
+    def request_refused(self, error: BadRequest) -> None:
+        """Answer what cannot be understood, and close."""
+        if self._state is _DISCARDING:
+            self._finish()
+        else:
+            self._refuse(error)
+
+    # -- What a cycle tells
+
+    def response_ended(self) -> None:
+        """Go on to the next request, or to the end."""
+        self._cycle = None
+        if not self.writer.keep_alive or self._eof:
+            self._finish()
+        elif self._parser.state == ENDED:
+            self._become_idle()
+        else:
+            # The answer came before the whole body. The rest is read and dropped, within
+            # limits, for it may be short and the connection is useful yet.
+            self._state = _DISCARDING
+            self._discarded = 0
+            self.deadline = self.service.ticker.now + LINGER + INTERVAL
+            self.resume_reading()
+
+    def cut(self, *, visible: bool) -> None:
+        """End the connection in the middle of a response.
+
+        Args:
+            visible: the client sees that something is missing. If not, only a reset tells
+                (RFC 9112, section 8).
+        """
+        self._cycle = None
+        if visible:
+            self._close()
+            return
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None and self._half_closable:
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._abort()
+
+    def resume_reading(self) -> None:
+        """Read on: somebody took what was there."""
+        if self.reading_paused:
+            self.reading_paused = False
+            self.transport.resume_reading()
+
+    async def wait_until_writable(self) -> None:
+        """Wait until the client has read enough of what was written, or is gone."""
+        while self.write_paused:
+            waiter = self.service.loop.create_future()
+            self._writable_waiters.append(waiter)
+            await waiter
+
+    # -- Inside
+
+    def _become_idle(self) -> None:
+        """Wait for the next request, or go on with the one that is here."""
+        self._state = _IDLE
+        self.deadline = self.service.ticker.now + self._idle_time
+        if self.reading_paused:
+            self.resume_reading()
+        parser = self._parser
+        if not parser.buffer:
+            parser.state = framing.HEAD  # hot: proceed(), without the call
+        elif parser.is_advancing and self._burst < MAX_BURST:
+            self._burst += 1
+            parser.state = framing.HEAD
+        else:
+            self.service.loop.call_soon(self._proceed)
+
+    def _proceed(self) -> None:
+        """Go on with pipelined requests."""
+        self._burst = 0
+        if self._state is _IDLE and self._parser.state == ENDED:
+            self._parser.proceed()
+            self._look_at_rest()
+
+    def _look_at_rest(self) -> None:
+        """See to what the parser could not use up."""
+        parser = self._parser
+        if self._state is _IDLE:
+            if parser.state == framing.HEAD and parser.buffer:
+                self._state = _HEAD
+                service = self.service
+                patience = service.settings.timeout_request_header
+                self.deadline = service.ticker.now + patience + INTERVAL
+        elif parser.state == ENDED and len(parser.buffer) > HIGH_WATER:
+            # Pipelined requests; less than this is read on, to hear of the client's end.
+            self._pause_reading()
+
+    def _upgrade(self, request: Request, client: tuple[str, int] | None, scheme: str) -> None:
+        """Hand the transport over to a WebSocket."""
+        service = self.service
+        scope = request.scope(
+            "websocket",
+            client=client,
+            server=self.server,
+            scheme="wss" if scheme == "https" else "ws",
+            root_path=service.settings.root_path,
+            state=service.state,
+        )
+        self._state = _CLOSED
+        service.connections.discard(self)
+        WebSocketCycle(service, self.transport, request, scope).start(self._parser.take_rest())
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Answer with an error instead of the application, if that is still possible."""
+        if self._cycle is None:
+            request = Request("GET", b"/", "1.1", [(b"host", b"")])
+            # For the access log: it is not known what was asked for.
+            request.method, request.target = "-", b"-"
+            self._state = _BUSY
+            self._cycle = HTTPCycle(self, request, {})
+        logger.debug("refused a request from %s: %s", self.peer, error)
+        self._cycle.refuse(error)
+
+    def _finish(self) -> None:
+        """Close after the last response, in a way that the client can read it."""
+        parser = self._parser
+        if self._eof or (parser.state == ENDED and not parser.buffer and not self.reading_paused):
+            self._close()
+            return
+        # To close with unread bytes would reset the connection, and the client could lose the
+        # answer (RFC 9112, section 9.6). So only our side is closed first.
+        self._state = _LINGERING
+        self._discarded = 0
+        self.deadline = self.service.ticker.now + LINGER + INTERVAL
+        if self._half_closable:
+            self.transport.write_eof()
+        self.resume_reading()
+
+    def _discard(self, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > MAX_DISCARDED:
+            self._abort()
+
+    def _pause_reading(self) -> None:
+        if not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def _close(self) -> None:
+        """Close when everything is written."""
+        self._state = _CLOSED
+        self.transport.close()
+
+    def _abort(self) -> None:
+        """Close at once."""
+        self._state = _CLOSED
+        self.transport.abort()
+
+
+def _client_address(peername: Any) -> tuple[str, int] | None:
+    return (peername[0], peername[1]) if isinstance(peername, tuple) else None
+
+
+def _server_address(sockname: Any) -> tuple[str, int | None] | None:
+    if isinstance(sockname, tuple):
+        return sockname[0], sockname[1]
+    return (sockname, None) if isinstance(sockname, str) and sockname else None
+
+
+def _in_words(client: tuple[str, int] | None) -> str:
+    return "unix" if client is None else f"{client[0]}:{client[1]}"

@@ -1,0 +1,367 @@
+"""One request, one response, one run of the application, whichever parser read the request.
+
+``receive`` and ``send`` are the only coroutines. What they do is decided by two values: how
+far the response is (``Phase``), and whether the client can still be reached. Everything that
+is written goes out through the connection's ``Writer``.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from asgictl_worker.http.http1 import CONTINUE, Writer
+from asgictl_worker.http.request import BadRequest, Request
+from asgictl_worker.http.response import (
+    ClientDisconnected,
+    IncompleteResponse,
+    InvalidResponse,
+    Phase,
+    ResponseError,
+    UnexpectedMessage,
+)
+from asgictl_worker.service import Service
+
+logger = logging.getLogger("asgictl.worker")
+
+HIGH_WATER = 64 * 1024
+"""Stop reading while the application has this many bytes of a body before it."""
+
+RETRY_AFTER = b"5"
+"""Seconds after which a client that was turned away may come back."""
+
+FILE_PART = 256 * 1024
+"""Bytes of a file that are read at once."""
+
+# hot: names of the module are found faster than attributes of the class
+_WAITING, _HELD, _STREAMING, _COMPLETE = Phase
+
+TASK_OPTIONS: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
+"""Eagerly: most applications answer without waiting, and the event loop need not turn."""
+
+
+class Owner(Protocol):
+    """What a cycle needs of its connection."""
+
+    service: Service
+    transport: asyncio.Transport
+    writer: Writer
+    peer: str
+    reading_paused: bool
+    write_paused: bool
+
+    def response_ended(self) -> None:
+        """Go on with the connection: the response is complete."""
+
+    def cut(self, *, visible: bool) -> None:
+        """End the connection in the middle of a response."""
+
+    def resume_reading(self) -> None:
+        """Read on: the application took what was there."""
+
+    async def wait_until_writable(self) -> None:
+        """Wait until the client has read enough of what was written, or is gone."""
+
+
+class HTTPCycle:
+    """Runs the application for one request."""
+
+    __slots__ = (
+        "_body",
+        "_body_ended",
+        "_connection",
+        "_continue",
+        "_gone",
+        "_half_closed",
+        "_phase",
+        "_request",
+        "_scope",
+        "_started",
+        "_task",
+        "_waiters",
+        "aborted",
+    )
+
+    def __init__(self, connection: Owner, request: Request, scope: dict[str, Any]) -> None:
+        self._connection = connection
+        self._request = request
+        self._scope = scope
+        self._phase = _WAITING
+        self._body: bytes | bytearray | None = b""
+        self._body_ended = not request.has_body
+        self._continue = request.expect_continue and request.has_body
+        self._gone = False
+        self._half_closed = False
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._started = 0.0
+        self.aborted = False
+
+    def start(self) -> None:
+        """Run the application, until it waits for something if the Python is new enough."""
+        service = self._connection.service
+        service.counters.in_flight += 1
+        if service.access_log is not None:
+            self._started = time.perf_counter()
+        task = asyncio.Task(
+            self._run(service),
+            loop=service.loop,
+            context=service.context.copy(),
+            **TASK_OPTIONS,
+        )
+        if not task.done():
+            self._task = task
+            service.tasks.add(task)
+
+    # -- What the connection tells
+
+    def body_received(self, data: bytes) -> bool:
+        """Take a part of the body; return whether it is time to stop reading."""
+        body = self._body
+        if not body:
+            self._body = body = data
+        else:
+            if isinstance(body, bytes):
+                self._body = body = bytearray(body)
+            body += data
+        if self._waiters is not None:
+            self._wake()
+        return len(body) > HIGH_WATER
+
+    def body_ended(self) -> None:
+        """Know that the body is complete."""
+        self._body_ended = True
+        if self._waiters is not None:
+            self._wake()
+
+    def half_closed(self) -> None:
+        """Know that the client sends nothing more; it may still read, or be gone."""
+        self._half_closed = True
+        if self._waiters is not None:
+            self._wake()
+
+    def lost(self) -> None:
+        """Know that the client cannot be reached any more."""
+        if self._phase is not _COMPLETE:
+            self._gone = True
+            if self._waiters is not None:
+                self._wake()
+            self._log()
+
+    def abort(self) -> None:
+        """Cancel the application: its time is over."""
+        self.aborted = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def refuse(self, error: BadRequest) -> None:
+        """Answer with an error and close, or cut a response that has begun.
+
+        To the application, if it runs, the client is gone.
+        """
+        if self.is_answerable:
+            self._answer(error.status, error.reason, close=True)
+        else:
+            self._connection.cut(visible=self._connection.writer.ends_visibly)
+        self._gone = True
+
+    @property
+    def is_answerable(self) -> bool:
+        """Whether nothing of the response is written yet."""
+        return self._phase is _WAITING or self._phase is _HELD
+
+    def __str__(self) -> str:
+        request = self._request
+        line = f"{request.method} {request.target.decode('ascii')} HTTP/{request.http_version}"
+        return f'"{line}" from {self._connection.peer}'
+
+    # -- What the application calls
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next part of the body, later ``http.disconnect``."""
+        while True:
+            if self._gone or self._phase is _COMPLETE:
+                return {"type": "http.disconnect"}
+            body = self._body
+            if self._body_ended:
+                if body is not None:
+                    self._body = None
+                    if self._connection.reading_paused:
+                        self._connection.resume_reading()
+                    return {"type": "http.request", "body": bytes(body), "more_body": False}
+            elif body:
+                self._body = b""
+                self._connection.resume_reading()
+                return {"type": "http.request", "body": bytes(body), "more_body": True}
+            if self._half_closed:
+                # It may be a client that has closed, and nobody would ever tell. What is
+                # sent is still written: it may also be one that waits for the answer.
+                return {"type": "http.disconnect"}
+            if self._continue and not self._body_ended:
+                self._continue = False
+                if self._phase is _WAITING or self._phase is _HELD:
+                    self._connection.transport.write(CONTINUE)
+            await self._wait()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Take one message of the response.
+
+        Raises:
+            ClientDisconnected: nobody would read it.
+            ResponseError: it has no place here, or cannot be put on the wire.
+        """
+        kind = message["type"]
+        phase = self._phase
+        connection = self._connection
+        if self._gone:
+            raise ClientDisconnected
+        # hot: the rules are those of response.TRANSITIONS, spelled out
+        if kind == "http.response.body":
+            if phase is not _HELD and phase is not _STREAMING:
+                raise UnexpectedMessage(kind, phase)
+            body = message.get("body", b"")
+            more = message.get("more_body", False)
+            self._write(body, more)
+            if connection.write_paused and more:
+                await connection.wait_until_writable()
+        elif kind == "http.response.start":
+            if phase is not _WAITING:
+                raise UnexpectedMessage(kind, phase)
+            connection.writer.start(
+                self._request,
+                message["status"],
+                message.get("headers", ()),
+                self._request.keep_alive and not self._continue and not connection.service.draining,
+            )
+            self._phase = _HELD
+        elif kind == "http.response.pathsend" and phase is _HELD:
+            await self._send_file(message["path"])
+        else:
+            raise UnexpectedMessage(kind, phase)
+
+    # -- Inside
+
+    def _write(self, body: Any, more: bool) -> None:
+        if not isinstance(body, bytes):
+            raise InvalidResponse("body", type(body), "it must be bytes")
+        data = self._connection.writer.body(body, more)
+        self._phase = _STREAMING if more else _COMPLETE
+        if isinstance(data, bytes):
+            if data:
+                self._connection.transport.write(data)
+        else:
+            self._connection.transport.writelines(data)
+        if not more:
+            self._log()
+            if self._waiters is not None:
+                self._wake()
+            self._connection.response_ended()
+
+    async def _send_file(self, path: str) -> None:
+        """Send a file as the whole body; reading it is left to a thread."""
+        loop = self._connection.service.loop
+        file = await loop.run_in_executor(None, open, path, "rb", 0)
+        try:
+            left = os.fstat(file.fileno()).st_size
+            self._connection.writer.declare(left)
+            if self._request.method == "HEAD":
+                left = 0
+            while not self._gone:
+                data = await loop.run_in_executor(None, file.read, min(left, FILE_PART))
+                left -= len(data)
+                if self._gone:
+                    break
+                # A file that shrinks meanwhile ends short, which the writer notices.
+                self._write(data, more=left > 0 and bool(data))
+                if self._phase is _COMPLETE:
+                    return
+                await self._connection.wait_until_writable()
+        finally:
+            file.close()
+        raise ClientDisconnected
+
+    async def _run(self, service: Service) -> None:
+        try:
+            await service.app(self._scope, self.receive, self.send)
+            if self._phase is not _COMPLETE and not self._gone:
+                raise IncompleteResponse(self._phase)
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise
+        finally:
+            service.counters.in_flight -= 1
+            if self._task is not None:
+                service.tasks.discard(self._task)
+
+    def _fail(self, error: BaseException) -> None:
+        """Report what the application did, and give the client what can be given."""
+        status = 500
+        what = "exception in the application"
+        if self.aborted and isinstance(error, asyncio.CancelledError):
+            status = 503
+            logger.warning("out of time, cancelled %s", self)
+        elif not (self._gone and is_about_disconnect(error)):
+            self._connection.service.counters.errors_total += 1
+            if isinstance(error, ResponseError):
+                what = str(error)
+            logger.error("%s: %s", what, self, exc_info=error)
+        if self._gone:
+            return
+        if self.is_answerable:
+            self._answer(status, HTTPStatus(status).phrase, close=not self._body_ended)
+        elif self._phase is _STREAMING:
+            self._phase = _COMPLETE
+            self._log()
+            self._connection.cut(visible=self._connection.writer.ends_visibly)
+
+    def _answer(self, status: int, text: str, *, close: bool) -> None:
+        """Write a whole response that is not the application's."""
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        if status == 503:
+            headers.append((b"retry-after", RETRY_AFTER))
+        may_keep = self._request.keep_alive and not self._connection.service.draining
+        self._connection.writer.start(self._request, status, headers, may_keep and not close)
+        self._phase = _HELD
+        self._write(text.encode(), more=False)
+
+    def _log(self) -> None:
+        service = self._connection.service
+        if service.access_log is not None:
+            request = self._request
+            writer = self._connection.writer
+            written = self._phase is not _WAITING and self._phase is not _HELD
+            service.access_log.request(
+                self._connection.peer,
+                request.method,
+                request.target,
+                request.http_version,
+                writer.status if written else 0,
+                writer.size if written else 0,
+                time.perf_counter() - self._started,
+            )
+
+    async def _wait(self) -> None:
+        waiter = self._connection.service.loop.create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters or (), None
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def is_about_disconnect(error: BaseException | None) -> bool:
+    """Whether an error is, or comes from, a ``send()`` to a client that has gone."""
+    while error is not None:
+        if isinstance(error, (ClientDisconnected, asyncio.CancelledError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

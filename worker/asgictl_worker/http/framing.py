@@ -1,0 +1,372 @@
+"""Where requests and their bodies begin and end in a stream of bytes.
+
+The libraries that read heads differ in what they forgive: folded lines, a bare line feed, two
+spaces, odd chunk sizes. So that it does not matter which one is installed, or how the network
+cut the bytes, a head is looked for, measured and checked here, and a library is only given a
+head that is complete and clean (``parse_head()``). Bodies are cut here too.
+
+Nothing is read ahead: after each request the parser stops until ``proceed()``, which keeps
+pipelined requests in order, and leaves what follows an upgrade untouched.
+
+Sources: RFC 9112, sections 2.2, 3, 5 (heads), 6 (bodies) and 7 (chunks).
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+from asgictl_worker import asgi
+from asgictl_worker.http.request import METHODS, BadRequest, Request
+from asgictl_worker.settings import WorkerSettings
+
+MAX_CHUNK_LINE = 1024
+"""Bytes of a chunk's size and extensions; nobody is known to use extensions."""
+
+HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILERS, ENDED, FAILED = range(8)
+"""What the next byte belongs to; after ENDED it waits, after FAILED it is lost."""
+
+_TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+# RFC 9110, section 5.5: what the value of a field is made of. A clean head is this text and
+# line ends. Tabs are legal in values, but so rare that heads with tabs take the slower way.
+_TEXT = bytes(code for code in range(0x20, 0x100) if code != 0x7F)
+_TEXT_AND_TAB = _TEXT + b"\t"
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
+_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+# RFC 9112, section 7.1. 15 digits are more bytes than a connection can ever carry.
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+
+_VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+_METHODS = {method.encode("ascii"): method for method in METHODS.split()}
+
+
+class Sink(Protocol):
+    """Where a parser puts what it finds, by plain calls."""
+
+    def request_received(self, request: Request) -> None:
+        """Take a head; a body follows if ``request.has_body``."""
+
+    def body_received(self, data: bytes) -> None:
+        """Take a part of the body, never an empty one."""
+
+    def body_ended(self) -> None:
+        """Know that the body is complete; not called where there is none."""
+
+    def request_refused(self, error: BadRequest) -> None:
+        """Answer with an error: what follows cannot be understood."""
+
+
+class Parser(ABC):
+    """Cuts a stream of bytes into requests; ``parse_head()`` is the library's part.
+
+    Args:
+        sink: gets what is found.
+        settings: the limits.
+
+    Attributes:
+        buffer: bytes that wait for ``proceed()``, or for the rest of a line or a head.
+        is_advancing: a call that uses up the buffer is under way.
+        state: what the next byte belongs to.
+    """
+
+    __slots__ = (
+        "_body_size",
+        "_left",
+        "_max_body",
+        "_max_field",
+        "_max_fields",
+        "_max_head",
+        "_max_line",
+        "_scanned",
+        "_sink",
+        "_trailers",
+        "buffer",
+        "is_advancing",
+        "state",
+    )
+
+    def __init__(self, sink: Sink, settings: WorkerSettings) -> None:
+        self._sink = sink
+        self._max_line = settings.limit_request_line
+        self._max_field = settings.limit_request_field_size
+        self._max_fields = settings.limit_request_fields
+        self._max_body = settings.limit_request_body
+        self.buffer = bytearray()
+        self._scanned = 0
+        self._left = 0
+        self._body_size = 0
+        self._trailers = 0
+        self.is_advancing = False
+        self.state = HEAD
+
+    @abstractmethod
+    def parse_head(self, head: bytes, method: str, target: bytes, http_version: str) -> Request:
+        """Return the request in a complete and clean head.
+
+        Raises:
+            BadRequest: a rule is broken, or the library does not understand the head.
+        """
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer and tell the sink what they complete."""
+        if not self.buffer:
+            # hot: nearly every request comes in one piece; it is not copied then
+            if self.state == HEAD:
+                if data.find(b"\r\n\r\n") == len(data) - 4 and data[0] in _TOKEN_BYTES:
+                    self._take_head(data)
+                    return
+            elif self.state == LENGTH and len(data) <= self._left:
+                self._take_body(data)
+                return
+        if self.state != FAILED:
+            self.buffer += data
+            self._advance()
+
+    def proceed(self) -> None:
+        """Go on with the next request."""
+        assert self.state == ENDED, "the request has not ended"
+        self.state = HEAD
+        if self.buffer:
+            self._advance()
+
+    def take_rest(self) -> bytes:
+        """Return, and forget, what was received behind the request."""
+        rest = bytes(self.buffer)
+        self.buffer.clear()
+        return rest
+
+    def _advance(self) -> None:
+        """Use up the buffer, as far as it goes or to the end of a request."""
+        self.is_advancing = True
+        try:
+            while self.buffer and _STEPS[self.state](self):
+                pass
+        except BadRequest as error:
+            self._refuse(error)
+        finally:
+            self.is_advancing = False
+
+    def _refuse(self, error: BadRequest) -> None:
+        self.state = FAILED
+        self.buffer.clear()
+        self._sink.request_refused(error)
+
+    def _wait(self) -> bool:
+        return False
+
+    # -- Heads
+
+    def _find_head(self) -> bool:
+        buffer = self.buffer
+        while buffer.startswith(b"\r\n"):
+            # RFC 9112, section 2.2: old clients end a body with one line end too many.
+            del buffer[:2]
+            self._scanned = 0
+        if not buffer or buffer == b"\r":
+            return False
+        if buffer[0] not in _TOKEN_BYTES:
+            # Somebody speaks TLS, say, and would wait for an answer until the time-out.
+            raise BadRequest(400, "the request does not begin with a method")
+        end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end >= 0:
+            head = bytes(buffer[: end + 4])
+            del buffer[: end + 4]
+            self._scanned = 0
+            self._take_head(head)
+            return True
+        self._scanned = len(buffer)
+        if len(buffer) > self._max_line + 1 and buffer.find(b"\r\n", 0, self._max_line + 2) < 0:
+            raise BadRequest(414, "the request line is too long")
+        if len(buffer) > self._max_line + self._max_fields * (self._max_field + 2) + 6:
+            raise BadRequest(431, "the header fields are too long")
+        return False
+
+    def _take_head(self, head: bytes) -> None:
+        """Check and hand over one complete head."""
+        try:
+            line, _, fields = head.partition(b"\r\n")
+            ends = head.count(b"\r\n")
+            if len(line) > self._max_line:
+                raise BadRequest(414, "the request line is too long")
+            if ends - 2 > self._max_fields:
+                raise BadRequest(431, "there are too many header fields")
+            if len(fields) > self._max_field and _longest(fields) > self._max_field:
+                raise BadRequest(431, "a header field is too long")
+            # hot: passes in C; a regular expression would be eight times slower. If nothing
+            # but as many CR and LF are left as there are CRLF, none of them stands alone.
+            if head.translate(None, _TEXT) != b"\r\n" * ends:
+                _check_text(head, ends)
+            if head.find(b"\n ") >= 0:
+                raise BadRequest(400, "a header is folded over several lines")
+            words = line.split(b" ")
+            if len(words) != 3:
+                raise BadRequest(400, "the request line is not method, target and version")
+            name, target, version = words
+            method = _METHODS.get(name)
+            http_version = _VERSIONS.get(version)
+            if method is None or http_version is None:
+                raise _refused_line(name, version)
+            if not target.isascii():
+                raise BadRequest(400, "the target has a character that is not allowed")
+            request = self.parse_head(head, method, target, http_version)
+            if not request.has_body:  # hot: first, for most have none
+                self.state = ENDED
+            elif request.chunked:
+                self.state = CHUNK_SIZE
+                self._body_size = 0
+            else:
+                length = request.content_length
+                assert length is not None
+                if self._max_body is not None and length > self._max_body:
+                    raise BadRequest(413, "the body is too long")
+                self._left = length
+                self.state = LENGTH
+        except BadRequest as error:
+            self._refuse(error)
+        else:
+            self._sink.request_received(request)
+
+    # -- Bodies
+
+    def _read_length(self) -> bool:
+        self._take_body(self._cut(self._left))
+        return True
+
+    def _take_body(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left:
+            self._sink.body_received(data)
+        else:
+            self.state = ENDED
+            self._sink.body_received(data)
+            self._sink.body_ended()
+
+    def _read_chunk_size(self) -> bool:
+        line = self._cut_line(MAX_CHUNK_LINE, BadRequest(400, "the size of a chunk is too long"))
+        if line is None:
+            return False
+        match = _CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise BadRequest(400, "the size of a chunk is not a number")
+        self._left = int(match[1], 16)
+        self._body_size += self._left
+        if self._max_body is not None and self._body_size > self._max_body:
+            raise BadRequest(413, "the body is too long")
+        self._trailers = 0
+        self.state = CHUNK_DATA if self._left else TRAILERS
+        return True
+
+    def _read_chunk_data(self) -> bool:
+        data = self._cut(self._left)
+        self._left -= len(data)
+        if not self._left:
+            self.state = CHUNK_END
+        self._sink.body_received(data)
+        return True
+
+    def _read_chunk_end(self) -> bool:
+        if not b"\r\n".startswith(self.buffer[:2]):
+            raise BadRequest(400, "a chunk is longer than its size")
+        if len(self.buffer) < 2:
+            return False
+        del self.buffer[:2]
+        self.state = CHUNK_SIZE
+        return True
+
+    def _read_trailer(self) -> bool:
+        """Check one trailer field and drop it: ASGI has no place for it."""
+        line = self._cut_line(self._max_field, BadRequest(431, "a trailer field is too long"))
+        if line is None:
+            return False
+        if not line:
+            self.state = ENDED
+            self._sink.body_ended()
+            return True
+        self._trailers += 1
+        if self._trailers > self._max_fields:
+            raise BadRequest(431, "there are too many trailer fields")
+        if not _FIELD.fullmatch(line):
+            raise BadRequest(400, "a trailer field is malformed")
+        return True
+
+    def _cut(self, size: int) -> bytes:
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return data
+
+    def _cut_line(self, limit: int, too_long: BadRequest) -> bytes | None:
+        """Return a line without its end, or None until it is complete."""
+        end = self.buffer.find(b"\r\n", 0, limit + 2)
+        if end < 0:
+            if len(self.buffer) > limit + 1:
+                raise too_long
+            return None
+        line = bytes(self.buffer[:end])
+        del self.buffer[: end + 2]
+        return line
+
+
+_STEPS: tuple[Callable[[Parser], bool], ...] = (
+    Parser._find_head,
+    Parser._read_length,
+    Parser._read_chunk_size,
+    Parser._read_chunk_data,
+    Parser._read_chunk_end,
+    Parser._read_trailer,
+    Parser._wait,
+    Parser._wait,
+)
+"""By state; each returns whether there may be more to do."""
+
+
+def split_fields(head: bytes) -> asgi.Headers:
+    """Return the fields of a clean head, names in lower case, values trimmed.
+
+    Raises:
+        BadRequest: a line is not a name, a colon and a value (RFC 9112, section 5.1).
+    """
+    fields = []
+    for line in head[:-4].split(b"\r\n")[1:]:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise BadRequest(400, "a header is not a name, a colon and a value")
+        name, value = match.groups()
+        fields.append((name.lower(), value.strip(b" \t")))
+    return fields
+
+
+def explain(head: bytes, method: str, target: bytes, http_version: str) -> BadRequest:
+    """Return what is wrong with a head that a library has refused.
+
+    Every library would give another status or reason, so the rules are asked.
+    """
+    try:
+        Request(method, target, http_version, split_fields(head))
+    except BadRequest as error:
+        return error
+    return BadRequest(400, "the head cannot be understood")
+
+
+def _longest(fields: bytes) -> int:
+    return max(map(len, fields.split(b"\r\n")))
+
+
+def _check_text(head: bytes, ends: int) -> None:
+    """Check the characters of a head which has tabs, or illegal ones."""
+    if head.translate(None, _TEXT_AND_TAB) != b"\r\n" * ends:
+        raise BadRequest(400, "the head has a character that is not allowed")
+    if head.find(b"\t", 0, head.find(b"\r\n")) >= 0:
+        raise BadRequest(400, "the request line has a tab")
+    if head.find(b"\n\t") >= 0:
+        # RFC 9112, section 5.2
+        raise BadRequest(400, "a header is folded over several lines")
+
+
+def _refused_line(name: bytes, version: bytes) -> BadRequest:
+    if not name or name.translate(None, _TOKEN_BYTES):
+        return BadRequest(400, "the method is not a token")
+    if not _VERSION.fullmatch(version):
+        return BadRequest(400, "the version is not HTTP/1.1 or HTTP/1.0")
+    if version not in _VERSIONS:
+        return BadRequest(505, "the version is not HTTP/1.1 or HTTP/1.0")
+    return BadRequest(501, "the method is not known")

@@ -1,0 +1,309 @@
+"""Write responses as HTTP/1.1 (RFC 9112): the one place that knows how they look on the wire.
+
+Nothing here does I/O: a ``Writer`` returns what is to be written. There is one per connection,
+since its responses follow each other.
+"""
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from asgictl_worker.errors import ConfigurationError
+from asgictl_worker.http.request import Request
+from asgictl_worker.http.response import BodyLengthMismatch, InvalidResponse
+from asgictl_worker.settings import WorkerSettings
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+LARGE = 64 * 1024
+"""Parts of a body above this many bytes are not copied to stand behind the head."""
+
+STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii")
+    for status in HTTPStatus
+    if status >= 200
+}
+
+_PLAIN, _LENGTH, _CODING, _CONNECTION, _DATE, _SERVER = range(6)
+
+# How the names of response headers are treated: the six that mean something here, those that
+# are usual, and what else applications have been seen to send, up to a bound.
+_KINDS: dict[bytes, int] = dict.fromkeys(
+    b"accept-ranges access-control-allow-credentials access-control-allow-headers "
+    b"access-control-allow-methods access-control-allow-origin access-control-expose-headers "
+    b"access-control-max-age age allow cache-control content-disposition content-encoding "
+    b"content-language content-location content-range content-security-policy content-type etag "
+    b"expires last-modified link location referrer-policy retry-after set-cookie "
+    b"strict-transport-security vary via www-authenticate x-content-type-options "
+    b"x-frame-options x-request-id".split(),
+    _PLAIN,
+) | {
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"connection": _CONNECTION,
+    b"date": _DATE,
+    b"server": _SERVER,
+}
+_MAX_KINDS = 1024
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BAD_VALUE = re.compile(rb"[\x00\r\n]")
+
+
+class Clock(Protocol):
+    """Where the Date header comes from."""
+
+    date: bytes
+    """The whole line, with its end."""
+
+
+class Writer:
+    """Writes one response after the other.
+
+    Args:
+        clock: knows the date.
+        defaults: the headers that every response has.
+
+    Attributes:
+        keep_alive: whether the connection can be used again after this response.
+        size: bytes of the body written so far, for the access log.
+        status: of the current response.
+    """
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_clock",
+        "_date",
+        "_defaults",
+        "_head",
+        "_left",
+        "_promised",
+        "_server",
+        "_version",
+        "keep_alive",
+        "size",
+        "status",
+    )
+
+    def __init__(self, clock: Clock, defaults: "DefaultFields") -> None:
+        self._clock = clock
+        self._date = defaults.date
+        self._server = defaults.server
+        self._defaults = defaults.others
+        self._head = b""
+
+    def start(
+        self,
+        request: Request,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        keep_alive: bool,
+    ) -> None:
+        """Take status and headers, and keep them until the first part of the body.
+
+        Raises:
+            InvalidResponse: they cannot be put on the wire; nothing is changed then.
+        """
+        line = STATUS_LINES.get(status) or _status_line(status)
+        date = self._clock.date if self._date else b""
+        server = self._server
+        promised: int | None = None
+        parts: list[bytes] = []
+        lines = 0
+        try:
+            for name, value in headers:
+                kind = _KINDS.get(name)  # hot: validates and classifies in one look-up
+                if kind is None:
+                    kind = _learn(name)
+                if kind == _PLAIN:
+                    pass
+                elif kind == _LENGTH:
+                    promised = _length(value, promised)
+                    if status == 204:
+                        continue  # RFC 9110, section 8.6
+                elif kind == _CODING:
+                    continue  # ours to choose
+                elif kind == _CONNECTION:
+                    option = value.lower()
+                    if option == b"close":
+                        keep_alive = False
+                    if option in (b"close", b"keep-alive"):
+                        continue  # said below, according to what happens
+                elif kind == _DATE:
+                    date = b""
+                else:
+                    server = b""
+                parts += name, b": ", value, b"\r\n"
+                lines += 1
+            fields = b"".join(parts)
+        except (TypeError, ValueError, AttributeError):
+            raise _invalid_headers(headers) from None
+        # hot: three scans over all fields together, instead of three for each
+        if fields.count(b"\n") != lines or fields.count(b"\r") != lines or fields.find(0) >= 0:
+            raise _invalid_headers(headers)
+        self.status = status
+        self.keep_alive = keep_alive
+        self.size = 0
+        self._version = request.http_version
+        self._chunked = False
+        self._promised = self._left = promised
+        self._bodiless = request.method == "HEAD" or status == 304 or status == 204
+        self._head = b"".join((line, date, server, self._defaults, fields))
+
+    def declare(self, length: int) -> None:
+        """Set the length of the body, unless the application did so itself."""
+        if self._promised is None and self.status != 204:
+            self._promised = self._left = length
+            self._head += b"content-length: %d\r\n" % length
+
+    def body(self, data: bytes, more: bool) -> bytes | tuple[bytes, ...]:
+        """Return what is to be written for a part of the body: bytes, or several of them.
+
+        Args:
+            data: the part; may be empty.
+            more: further parts follow.
+
+        Raises:
+            BodyLengthMismatch: more or less than promised; nothing is to be written then.
+        """
+        head = self._head
+        size = len(data)
+        if self._bodiless:
+            data = b""
+            size = 0
+        elif self._left is not None:
+            if size > self._left or (not more and size < self._left):
+                assert self._promised is not None
+                raise BodyLengthMismatch(self._promised, self.size + size)
+            self._left -= size
+        elif head:
+            if not more:
+                head += b"content-length: %d\r\n" % size
+            elif self._version == "1.1":
+                head += b"transfer-encoding: chunked\r\n"
+                self._chunked = True
+            else:
+                # RFC 9112, section 6.3: the end of the connection is the end of the body.
+                self.keep_alive = False
+        if head:
+            self._head = b""
+            if not self.keep_alive:
+                head += b"connection: close\r\n\r\n"
+            elif self._version == "1.1":
+                head += b"\r\n"
+            else:
+                head += b"connection: keep-alive\r\n\r\n"
+        self.size += size
+        if not self._chunked:
+            return head + data if size < LARGE else (head, data)
+        if size:
+            head += b"%x\r\n" % size
+        end = b"" if more else b"0\r\n\r\n"
+        if size:
+            end = b"\r\n" + end
+        return head + data + end if size < LARGE else (head, data, end)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the head was handed out: from then on the status cannot be changed."""
+        return not self._head
+
+    @property
+    def ends_visibly(self) -> bool:
+        """Whether the client can tell a response that was cut from one that is complete."""
+        return self._chunked or self._left is not None
+
+
+class DefaultFields:
+    """The headers that every response has, made once from the settings.
+
+    Attributes:
+        date: whether responses have a Date header.
+        server: the line of the Server header, or nothing.
+        others: the lines of all others.
+    """
+
+    __slots__ = ("date", "others", "server")
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        fields = [_parse_field(text) for text in settings.header]
+        names = {name.lower() for name, _ in fields}
+        self.date = settings.date_header and b"date" not in names
+        self.server = b""
+        if settings.server_header and b"server" not in names:
+            self.server = b"server: asgictl\r\n"
+        self.others = b"".join(b"%b: %b\r\n" % field for field in fields)
+
+
+class InvalidDefaultHeader(ConfigurationError):
+    """A header of the settings cannot be put on the wire."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(f"header {text!r} is not a header; write it as NAME:VALUE")
+
+
+def _parse_field(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    try:
+        field = name.strip().encode("ascii"), value.strip().encode("latin-1")
+    except UnicodeEncodeError:
+        raise InvalidDefaultHeader(text) from None
+    if not colon or not _NAME.fullmatch(field[0]) or _BAD_VALUE.search(field[1]):
+        raise InvalidDefaultHeader(text)
+    return field
+
+
+def _status_line(status: object) -> bytes:
+    """Return the line for a status without a name; the phrase may be empty (section 4)."""
+    if not isinstance(status, int) or not 200 <= status <= 999:
+        raise InvalidResponse("status", status, "it must be an integer from 200 to 999")
+    return b"HTTP/1.1 %d \r\n" % status
+
+
+def _learn(name: object) -> int:
+    """Classify a name that is not known yet, and remember it.
+
+    Raises:
+        ValueError: it is not the name of a header.
+    """
+    if not isinstance(name, bytes) or not _NAME.fullmatch(name):
+        raise ValueError(name)
+    kind = _KINDS.get(name.lower(), _PLAIN)
+    if len(_KINDS) < _MAX_KINDS:
+        _KINDS[name] = kind
+    return kind
+
+
+def _length(value: bytes, known: int | None) -> int:
+    if not value.isdigit() or known is not None:
+        raise ValueError(value)
+    return int(value)
+
+
+def _invalid_headers(headers: Iterable[Any]) -> InvalidResponse:
+    """Return the error for the first header that is wrong."""
+    lengths = 0
+    try:
+        items = list(headers)
+    except TypeError:
+        return InvalidResponse("headers", headers, "they must be a list of (name, value)")
+    for item in items:
+        try:
+            name, value = item
+        except (TypeError, ValueError):
+            return InvalidResponse("header", item, "it must be (name, value)")
+        if not isinstance(name, bytes) or not isinstance(value, bytes):
+            return InvalidResponse("header", item, "name and value must be bytes")
+        if not _NAME.fullmatch(name):
+            return InvalidResponse("header", item, "the name has a character that is not allowed")
+        if _BAD_VALUE.search(value):
+            return InvalidResponse("header", item, "the value has a line end or a NUL")
+        if name.lower() == b"content-length":
+            lengths += 1
+            if lengths > 1:
+                return InvalidResponse("header", item, "there is one of that name already")
+            if not value.isdigit():
+                return InvalidResponse("header", item, "the value is not a length")
+    return InvalidResponse("headers", headers, "they can be iterated only once, or change")

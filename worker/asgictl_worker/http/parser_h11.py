@@ -1,0 +1,27 @@
+"""Heads read by h11 (pure Python), where httptools cannot be imported or is not wanted."""
+
+import h11
+
+from asgictl_worker.http.framing import Parser, explain, split_fields
+from asgictl_worker.http.request import Request
+
+
+class H11Parser(Parser):
+    """h11 for the heads of requests only; it never learns of bodies and responses."""
+
+    __slots__ = ()
+
+    def parse_head(self, head: bytes, method: str, target: bytes, http_version: str) -> Request:
+        """See ``Parser``."""
+        library = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
+        library.receive_data(head)
+        try:
+            event = library.next_event()
+        except h11.RemoteProtocolError:
+            raise explain(head, method, target, http_version) from None
+        assert isinstance(event, h11.Request), event
+        headers = list(event.headers)
+        if any(name == b"content-length" for name, _ in headers):
+            # h11 makes one length of several that agree; the rules want to see them all.
+            headers = split_fields(head)
+        return Request(method, target, http_version, headers)

@@ -1,0 +1,266 @@
+"""The head of a request: its rules, and what the application is told about it.
+
+The rules for what a head means stand here once, for every parser. They are those of RFC 9110
+and RFC 9112, and where these allow two readings the request is refused: a proxy in front that
+reads it the other way would see other requests than we do (RFC 9112, section 11.2).
+"""
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from asgictl_worker import asgi
+
+METHODS = (
+    "ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL "
+    "MOVE NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT REBIND REPORT SEARCH SUBSCRIBE "
+    "TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE"
+)
+"""The methods that both parsers know, separated by spaces. CONNECT is for proxies, which we are not."""
+
+MAX_LENGTH_DIGITS = 18
+"""Of a Content-Length; as many as fit the 64 bits that others keep it in."""
+
+_SPECIAL = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+    }
+)
+
+# RFC 9110, section 4.1: characters of host and port, IPv6 brackets and percent-encoding
+# included. Deleting them leaves nothing of a good value, faster than a regular expression.
+_HOST_CHARACTERS = (
+    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()*+,;=:[]"
+)
+_ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]+)([^?]*)((?:\?.*)?)")
+
+
+class BadRequest(Exception):
+    """A request that is answered with an error and the end of the connection.
+
+    Attributes:
+        status: the HTTP status of the answer.
+        reason: what is wrong, in words that can be shown to the client.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status, self.reason = status, reason
+        super().__init__(f"{status}: {reason}")
+
+
+class Request:
+    """A head that follows the rules.
+
+    Args:
+        method: one of ``METHODS``.
+        target: visible ASCII characters, as sent.
+        http_version: ``1.0`` or ``1.1``.
+        headers: names in lower case, values without surrounding white space, in the order
+            received. The list belongs to the request from here on.
+
+    Attributes:
+        content_length: the declared length of the body in bytes, or None.
+        chunked: the body comes in chunks.
+        keep_alive: the client would go on with this connection after the response.
+        expect_continue: the client waits for ``100 Continue`` before it sends the body.
+        forwarded: a proxy left headers that say who the client is.
+        has_body: a body follows that is not empty, or may be.
+        upgrade: the protocol that the client would rather speak, in lower case, or nothing.
+
+    Raises:
+        BadRequest: a rule is broken.
+    """
+
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "expect_continue",
+        "forwarded",
+        "has_body",
+        "headers",
+        "http_version",
+        "keep_alive",
+        "method",
+        "target",
+        "upgrade",
+    )
+
+    def __init__(
+        self, method: str, target: bytes, http_version: str, headers: asgi.Headers
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.http_version = http_version
+        self.headers = headers
+        self.content_length: int | None = None
+        self.chunked = self.has_body = False
+        self.keep_alive = http_version == "1.1"
+        self.expect_continue = False
+        self.forwarded = False
+        self.upgrade = b""
+        host: bytes | None = None
+        for name, value in headers:
+            if name not in _SPECIAL:  # hot: one look-up for most headers
+                continue
+            if name == b"host":
+                if host is not None:
+                    raise BadRequest(400, "more than one Host header")
+                host = value
+            else:
+                self._classify(name, value)
+        if host is None:
+            if http_version == "1.1":
+                # RFC 9112, section 3.2
+                raise BadRequest(400, "no Host header")
+        elif host.translate(None, _HOST_CHARACTERS):
+            raise BadRequest(400, "the Host header is not a host")
+        if self.upgrade:
+            self._settle_upgrade()
+        if target[:1] != b"/":
+            self._settle_target()
+        elif b"#" in target:
+            raise BadRequest(400, "the target has a fragment")
+
+    def _classify(self, name: bytes, value: bytes) -> None:
+        """Take in one of the headers that steer the connection."""
+        if name == b"connection":
+            for option in _elements(value):
+                if option == b"close":
+                    self.keep_alive = False
+                elif option == b"keep-alive" and self.http_version == "1.0":
+                    self.keep_alive = True
+        elif name == b"content-length":
+            self._declare_length(value)
+        elif name == b"transfer-encoding":
+            self._declare_coding(value)
+        elif name == b"expect":
+            # RFC 9110, section 10.1.1: an expectation of an HTTP/1.0 client is ignored.
+            if value.lower() == b"100-continue" and self.http_version == "1.1":
+                self.expect_continue = True
+        elif name == b"upgrade":
+            self.upgrade = value.lower()
+        else:
+            self.forwarded = True
+
+    def _declare_length(self, value: bytes) -> None:
+        if self.content_length is not None:
+            raise BadRequest(400, "more than one Content-Length header")
+        if self.chunked:
+            raise BadRequest(400, "both Content-Length and Transfer-Encoding")
+        # RFC 9110, section 8.6: digits only; int() alone would take " +1_0 ".
+        if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+            raise BadRequest(400, "the Content-Length header is not a length")
+        self.content_length = int(value)
+        self.has_body = self.content_length > 0
+
+    def _declare_coding(self, value: bytes) -> None:
+        if self.chunked:
+            raise BadRequest(400, "more than one Transfer-Encoding header")
+        if self.content_length is not None:
+            raise BadRequest(400, "both Content-Length and Transfer-Encoding")
+        if self.http_version == "1.0":
+            # RFC 9112, section 6.1: the framing is faulty.
+            raise BadRequest(400, "Transfer-Encoding in an HTTP/1.0 request")
+        if value.lower() != b"chunked":
+            codings = _elements(value)
+            if codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
+                raise BadRequest(400, "the last transfer coding is not chunked")
+            raise BadRequest(501, "a transfer coding other than chunked")
+        self.chunked = self.has_body = True
+
+    def _settle_upgrade(self) -> None:
+        """Keep ``upgrade`` only if it counts (RFC 9110, section 7.8)."""
+        asked = any(
+            name == b"connection" and b"upgrade" in _elements(value) for name, value in self.headers
+        )
+        # A body would stand between the head and the new protocol; the upgrade is optional
+        # for us, so such a request is served as what it is.
+        if not asked or self.http_version == "1.0" or self.has_body:
+            self.upgrade = b""
+
+    def _settle_target(self) -> None:
+        """Reduce a target that is not a path to one (RFC 9112, section 3.2)."""
+        target = self.target
+        if target == b"*" and self.method == "OPTIONS":
+            return
+        match = _ABSOLUTE_FORM.fullmatch(target)
+        if match is None or b"#" in target:
+            raise BadRequest(400, "the target is neither a path nor a URL")
+        authority, path, query = match.groups()
+        if authority.translate(None, _HOST_CHARACTERS):
+            raise BadRequest(400, "the target has no valid host")
+        # Section 3.2.2: the Host header gives way to the host of the target.
+        self.headers[:] = [item for item in self.headers if item[0] != b"host"]
+        self.headers.insert(0, (b"host", authority))
+        self.target = (path or b"/") + query
+
+    def scope(
+        self,
+        kind: str,
+        *,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+        scheme: str,
+        root_path: str = "",
+        state: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the ASGI scope; nothing in it that can be changed is shared.
+
+        Args:
+            kind: ``http`` or ``websocket``.
+            client: address and port; None for a peer on a UNIX socket.
+            server: address and port, or the path of a UNIX socket and None.
+            scheme: ``http`` or ``https``, ``ws`` or ``wss``.
+            root_path: the path under which a proxy mounts the application.
+            state: what the lifespan startup left; copied.
+        """
+        raw_path, _, query = self.target.partition(b"?")
+        path = raw_path.decode("ascii")
+        if "%" in path:
+            path = unquote(path)
+        if root_path:
+            # The path includes the root path (ASGI, HTTP connection scope).
+            path = root_path + path
+            raw_path = root_path.encode() + raw_path
+        scope: dict[str, Any] = {
+            "type": kind,
+            "asgi": {"version": asgi.VERSION, "spec_version": asgi.SPEC_VERSION},
+            "http_version": self.http_version,
+            "server": server,
+            "client": client,
+            "scheme": scheme,
+            "root_path": root_path,
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+        }
+        if kind == "http":
+            scope["method"] = self.method
+            scope["extensions"] = {"http.response.pathsend": {}}
+        else:
+            scope["subprotocols"] = [
+                item.decode("ascii", "replace")
+                for name, value in self.headers
+                if name == b"sec-websocket-protocol"
+                for item in _elements(value, lower=False)
+            ]
+            scope["extensions"] = {"websocket.http.response": {}}
+        if state is not None:
+            scope["state"] = state.copy()
+        return scope
+
+
+def _elements(value: bytes, *, lower: bool = True) -> list[bytes]:
+    """Return the elements of a comma-separated list (RFC 9110, section 5.6.1)."""
+    if lower:
+        value = value.lower()
+    return [item for item in (item.strip(b" \t") for item in value.split(b",")) if item]
