@@ -286,7 +286,7 @@ def test_codes_that_may_travel_do(code):
 def test_codes_that_may_not_travel_are_refused(code):
     assert failure(frame(CLOSE, struct.pack("!H", code))) == 1002
     if code != 1005:
-        with pytest.raises(InvalidClose, match=f"code {code}:"):
+        with pytest.raises(InvalidClose, match=f"code {code};"):
             Frames(MAX_SIZE).close(code)
 
 
@@ -401,8 +401,7 @@ def test_a_client_reads_what_was_sent(deflate, size):
     data = b"".join(
         [
             frames.text(text),
-            frames.binary(bytearray(binary)),
-            frames.binary(memoryview(binary)),
+            frames.binary(binary),
             frames.ping(b"?"),
             frames.pong(b"!"),
             frames.close(1000, "bye"),
@@ -410,7 +409,6 @@ def test_a_client_reads_what_was_sent(deflate, size):
     )
     assert sent(data, deflate) == [
         (Opcode.TEXT, text.encode()),
-        (Opcode.BINARY, binary),
         (Opcode.BINARY, binary),
         (Opcode.PING, b"?"),
         (Opcode.PONG, b"!"),

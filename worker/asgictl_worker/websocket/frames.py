@@ -13,12 +13,12 @@ from codecs import getincrementaldecoder
 from struct import Struct
 from typing import NamedTuple
 
+from asgictl_worker.http.response import ResponseError
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # no C compiler where it was installed
     from websockets.utils import apply_mask
-
-Data = bytes | bytearray | memoryview
 
 
 class CloseCode:
@@ -71,14 +71,14 @@ class Deflate(NamedTuple):
     client_max_window_bits: int = 15
 
 
-class InvalidClose(ValueError):
+class InvalidClose(ResponseError):
     """The application closes with a code that no close frame can carry."""
 
     def __init__(self, code: object) -> None:
         self.code = code
         super().__init__(
-            f"websocket.close with code {code!r}: a close frame carries 1000 to 1003, 1007 to "
-            f"1014, or 3000 to 4999 (RFC 6455, section 7.4)"
+            f"the application sent 'websocket.close' with code {code!r}; a close frame carries "
+            f"1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455, section 7.4)"
         )
 
 
@@ -347,11 +347,11 @@ class Frames:
             return _SHORT_TEXT_HEADS[length] + payload
         return self._data(_TEXT, payload)
 
-    def binary(self, payload: Data) -> bytes:
+    def binary(self, payload: bytes) -> bytes:
         """Return the frame of a binary message."""
         return self._data(_BINARY, payload)
 
-    def _data(self, opcode: int, payload: Data) -> bytes:
+    def _data(self, opcode: int, payload: bytes) -> bytes:
         first = _FIN | opcode
         if self._deflate is not None and len(payload) >= _DEFLATE_FROM:
             if self._deflator is None:
@@ -390,7 +390,7 @@ class Frames:
 _SHORT_TEXT_HEADS = [bytes((_FIN | _TEXT, length)) for length in range(126)]
 
 
-def _frame(first: int, payload: Data) -> bytes:
+def _frame(first: int, payload: bytes) -> bytes:
     length = len(payload)
     if length < 126:
         head = bytes((first, length))
@@ -455,7 +455,7 @@ class _Deflator:
             level=_DEFLATE_LEVEL, wbits=-self._window_bits, memLevel=_DEFLATE_MEMORY
         )
 
-    def deflate(self, payload: Data) -> bytes:
+    def deflate(self, payload: bytes) -> bytes:
         """Return the deflated payload of a message."""
         if self._fresh:
             self._stream = self._new_stream()

@@ -7,11 +7,13 @@ Nothing here does I/O.
 import binascii
 import re
 from base64 import b64encode
+from collections.abc import Iterable
 from hashlib import sha1
 from typing import NamedTuple
 
-from asgictl_worker.asgi import Headers
+from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.request import BadRequest, Request
+from asgictl_worker.http.response import ResponseError
 from asgictl_worker.websocket.frames import Deflate
 
 VERSION = b"13"
@@ -53,14 +55,14 @@ class BadHandshake(BadRequest):
         super().__init__(status, reason)
 
 
-class ReservedHeader(ValueError):
+class ReservedHeader(ResponseError):
     """The application accepts with a header that belongs to the handshake itself."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         super().__init__(
-            f"websocket.accept with the header {name.decode('latin-1')!r}: the server sends that "
-            f"one itself, leave it out"
+            f"the application sent 'websocket.accept' with the header {name.decode('latin-1')!r}; "
+            f"leave it out, the server adds it"
         )
 
 
@@ -110,30 +112,48 @@ def negotiate(request: Request, *, per_message_deflate: bool) -> Handshake:
     return Handshake(accept, deflate, parameters)
 
 
-def answer(handshake: Handshake, subprotocol: str | None, headers: Headers) -> Headers:
+def answer(
+    handshake: Handshake, subprotocol: str | None, headers: Iterable[tuple[bytes, bytes]]
+) -> list[tuple[bytes, bytes]]:
     """Return the headers of the 101 response (RFC 6455, section 4.2.2, item 5).
 
     Args:
         handshake: what ``negotiate()`` found.
         subprotocol: the one that the application chose.
-        headers: those of the application, names in lower case.
+        headers: those of the application.
 
     Raises:
         ReservedHeader: one of them belongs to the handshake.
     """
-    for name, _ in headers:
-        if name in _RESERVED or (name == b"sec-websocket-protocol" and subprotocol is not None):
-            raise ReservedHeader(name)
-    all_headers = [
+    fields = [
         (b"upgrade", b"websocket"),
         (b"connection", b"Upgrade"),
         (b"sec-websocket-accept", handshake.accept),
     ]
     if subprotocol is not None:
-        all_headers.append((b"sec-websocket-protocol", subprotocol.encode()))
+        fields.append((b"sec-websocket-protocol", subprotocol.encode()))
     if handshake.extensions:
-        all_headers.append((b"sec-websocket-extensions", handshake.extensions))
-    return all_headers + headers
+        fields.append((b"sec-websocket-extensions", handshake.extensions))
+    for field in headers:
+        name = bytes(field[0]).lower()
+        if name in _RESERVED or (name == b"sec-websocket-protocol" and subprotocol is not None):
+            raise ReservedHeader(name)
+        fields.append(field)
+    return fields
+
+
+def switch(writer: Writer, request: Request, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the 101 response, after which the connection speaks WebSocket.
+
+    Raises:
+        InvalidResponse: a header cannot be put on the wire.
+    """
+    # For a writer of responses, 101 is none: HTTP goes on after it, or another protocol does.
+    # What comes next to it is 204, without a body and without a length.
+    writer.start(request, 204, headers, keep_alive=True)
+    head = writer.body(b"", more=False)
+    assert isinstance(head, bytes)
+    return b"HTTP/1.1 101 Switching Protocols" + head[head.index(b"\r\n") :]
 
 
 def _is_key(value: bytes) -> bool:
