@@ -57,6 +57,8 @@ class Given:
     origin: Origin
 
 
+_NOTHING = Given(None, Origin("default"))
+
 Layer = Mapping[str, Given]
 """What one source gives, by the name of the setting."""
 
@@ -104,18 +106,21 @@ class Source:
             ConfigurationError: a source cannot be read, or does not make sense.
         """
         shared, own = from_environment(self.environment)
-        # --chdir comes before all else, and a settings file may name files of variables:
-        # these two are settled early, from the sources that are known by then.
-        directory = _enter(self.directory, resolve(own, self.given))
+        # Two settings decide what else is read, so they are settled early: --chdir comes
+        # before the search for the file, and the file may name files of variables.
+        start = _enter(self.directory, resolve(own, self.given))
         config = self.config or self.environment.get(CONFIG_VARIABLE) or None
-        path = find_file(directory, config)
+        path = find_file(start, config)
         from_settings_file = from_file(path, config) if path else {}
-        chosen = resolve(from_settings_file, own, self.given).get("env_file")
-        if chosen and chosen.value:
-            shared, own = from_environment(self.environment, _read_env_files(directory, chosen))
-        merged = dict(resolve(shared, from_settings_file, own, self.given))
-        directory = _enter(self.directory, merged)
-        if "chdir" in merged and merged["chdir"].value is not None:
+        settled = resolve(from_settings_file, own, self.given)
+        directory = _enter(self.directory, settled)
+        if env_file := settled.get("env_file"):
+            shared, own = from_environment(self.environment, _read_env_files(directory, env_file))
+        merged = resolve(shared, from_settings_file, own, self.given)
+        if "port" in shared and merged.get("port") is shared["port"] and "host" not in merged:
+            # Who sets $PORT (a platform) means that others reach it.
+            merged["host"] = Given("0.0.0.0", shared["port"].origin)
+        if merged.get("chdir", _NOTHING).value is not None:
             # Absolute, so that it means the same when a reload reads it from inside.
             merged["chdir"] = Given(directory, merged["chdir"].origin)
         return _build(merged, directory, path)
@@ -145,11 +150,7 @@ def resolve(*layers: Layer) -> dict[str, Given]:
     return merged
 
 
-def _build(merged: dict[str, Given], directory: str, path: str | None) -> Configuration:
-    port = merged.get("port")
-    if port and port.origin.detail == "PORT" and "host" not in merged:
-        # Who sets $PORT (a platform) means that others reach it.
-        merged["host"] = Given("0.0.0.0", Origin("variable", "PORT"))
+def _build(merged: Layer, directory: str, path: str | None) -> Configuration:
     try:
         settings = Settings(**{name: given.value for name, given in merged.items()})
     except ContradictorySettings as error:
@@ -164,7 +165,7 @@ def _build(merged: dict[str, Given], directory: str, path: str | None) -> Config
 def _contradiction(names: tuple[str, str], reason: str, layer: Layer) -> ContradictorySettings:
     sources = []
     for name in names:
-        given = layer.get(name) or Given(SETTINGS[name].default, Origin("default"))
+        given = layer.get(name, Given(SETTINGS[name].default, Origin("default")))
         sources.append(f"{name} = {given.value!r} ({given.origin})")
     error = ContradictorySettings(names, reason, tuple(sources))
     if any(name in layer and layer[name].origin.kind == "flag" for name in names):
@@ -359,11 +360,19 @@ def read_env_files(paths: Iterable[str], environment: Mapping[str, str]) -> dict
 
 def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]:
     import dotenv
+    from dotenv.parser import parse_stream
 
     found: dict[str, tuple[str, str]] = {}
     for file in chosen.value:
         try:
             with open(os.path.join(directory, file), encoding="utf-8") as stream:
+                # dotenv itself would log the lines it cannot read, and go on without them.
+                for line in parse_stream(stream):
+                    if line.error:
+                        text = line.original.string
+                        number = line.original.line + len(text) - len(text.lstrip("\n"))
+                        raise ConfigurationError(f"{file}, line {number}: this is not NAME=value")
+                stream.seek(0)
                 values = dotenv.dotenv_values(stream=stream)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 ({error})"
@@ -380,8 +389,8 @@ def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]
 
 
 def _enter(directory: str, merged: Layer) -> str:
-    given = merged.get("chdir")
-    if not given or given.value is None:
+    given = merged.get("chdir", _NOTHING)
+    if given.value is None:
         return directory
     path = os.path.join(directory, given.value)
     if not os.path.isdir(path):

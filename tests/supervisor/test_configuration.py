@@ -187,6 +187,11 @@ def test_port_alone_listens_on_every_ipv4_interface(tmp_path):
     assert found.origins["host"] == Origin("variable", "PORT")
 
 
+def test_port_means_the_same_in_an_env_file(write, tmp_path):
+    write("PORT=5000\n", ".env")
+    assert settings(tmp_path, {"env_file": (".env",)}).host == "0.0.0.0"
+
+
 @pytest.mark.parametrize(
     ("flags", "environment", "host"),
     [
@@ -418,6 +423,12 @@ def test_an_env_file_stands_for_the_environment_which_wins(write, tmp_path):
     }
 
 
+def test_an_env_file_is_looked_for_where_the_server_runs(write, tmp_path):
+    write("chdir = 'release'\nenv_file = '.env'\n")
+    write("ASGICTL_WORKERS=3\n", "release/.env")
+    assert settings(tmp_path).workers == 3
+
+
 def test_a_later_env_file_wins_over_an_earlier_one(write, tmp_path):
     write("ASGICTL_WORKERS=3\n", "a.env")
     write("ASGICTL_WORKERS=4\n", "b.env")
@@ -448,6 +459,12 @@ def test_an_env_file_must_be_readable(tmp_path):
         settings(tmp_path, {"env_file": (".env",)})
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
     with pytest.raises(BadSetting, match="it is not UTF-8"):
+        settings(tmp_path, {"env_file": (".env",)})
+
+
+def test_a_line_of_an_env_file_that_cannot_be_read_is_named(write, tmp_path):
+    write("A=1\n\nB='x\n", ".env")
+    with pytest.raises(ConfigurationError, match=r"^\.env, line 3: this is not NAME=value$"):
         settings(tmp_path, {"env_file": (".env",)})
 
 

@@ -1,5 +1,6 @@
 """The public interface: ``asgictl.run()`` and what else the package offers."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -35,6 +36,15 @@ def program(tmp_path, text):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def stopped_at_the_end(server):
+    with server:
+        try:
+            yield
+        finally:
+            server.kill()
 
 
 def test_the_package_offers_settings_and_version():
@@ -80,13 +90,10 @@ def test_run_serves_until_it_is_asked_to_stop(tmp_path):
             print("stopped")
         """,
     )
-    try:
-        line = next(line for line in server.stderr if "unix:" in line or "ready" in line)
-        assert line
+    with stopped_at_the_end(server):
+        assert any("ready" in line for line in server.stderr)
         server.send_signal(signal.SIGTERM)
         out, err = server.communicate(timeout=20)
-    finally:
-        server.kill()
     assert (server.returncode, out) == (0, "stopped\n"), err
 
 
@@ -103,19 +110,15 @@ def test_run_raises_when_the_server_cannot_start(tmp_path):
             print(error.exit_code.name)
         """,
     )
-    try:
+    with stopped_at_the_end(server):
         out, err = server.communicate(timeout=20)
-    finally:
-        server.kill()
     assert out == "NO_WORKER_BOOTED\n", err
 
 
 @pytest.mark.system
 def test_a_program_without_the_main_guard_is_told_so(tmp_path):
     server = program(tmp_path, 'import asgictl\nasgictl.run("program:app", port=0)\n')
-    try:
+    with stopped_at_the_end(server):
         _, err = server.communicate(timeout=20)
-    finally:
-        server.kill()
     assert server.returncode != 0
     assert 'put the call under `if __name__ == "__main__":`' in err
