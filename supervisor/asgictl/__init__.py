@@ -84,6 +84,11 @@ def serve(application: str, source: "Source") -> int:
 
     _serving = True
     try:
-        return Supervisor(application, configuration.settings, lambda: source.read().settings).run()
+        return Supervisor(
+            application,
+            configuration.settings,
+            lambda: source.read().settings,
+            source.directory,
+        ).run()
     finally:
         _serving = False

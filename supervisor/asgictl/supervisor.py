@@ -18,6 +18,7 @@ from typing import Any
 
 import setproctitle
 
+import asgictl
 from asgictl.configuration import read_env_files
 from asgictl.core import actions as act
 from asgictl.core import events as ev
@@ -28,15 +29,18 @@ from asgictl.operate.recorder import FlightRecorder
 from asgictl.settings import Settings
 from asgictl.system import (
     evidence,
+    handover,
     kernel,
     listeners,
     machine,
     notify,
     pidfile,
     privileges,
+    reexec,
     spawn,
     template,
 )
+from asgictl.system.channel import ALL_MESSAGES, MESSAGES_PER_TURN
 from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
 from asgictl_worker import contract, logs
@@ -46,6 +50,9 @@ log = logging.getLogger("asgictl.supervisor")
 
 LAG_TOLERANCE = 0.25
 """Seconds by which the loop may be late before it counts as having been held up."""
+
+CHECK_EXIT_TIMEOUT = 0.2
+"""Seconds that a process gets to end after it has closed its output."""
 
 LAST_WORDS = 0.5
 """Seconds to wait, at most, for whoever reads the log when we leave."""
@@ -68,7 +75,11 @@ class Supervisor:
     """Runs an application in a fleet of workers until it is told to stop."""
 
     def __init__(
-        self, application: str, settings: Settings, read_settings: Callable[[], Settings]
+        self,
+        application: str,
+        settings: Settings,
+        read_settings: Callable[[], Settings],
+        start_directory: str,
     ) -> None:
         """Prepare, without an effect on the outside.
 
@@ -76,7 +87,15 @@ class Supervisor:
             application: its name, which only the workers look up.
             settings: those to start with.
             read_settings: reads them again for a reload, in a child.
+            start_directory: where the program was started; an upgrade starts there again.
+
+        Raises:
+            CannotTakeOver: another program has left this process to us, and we cannot go on.
         """
+        self._left, self._only_asked = reexec.inherited(os.environ)
+        self._start_directory = start_directory
+        self._check: reexec.Check | None = None
+        self._check_deadline = inf
         self._application = application
         self._read_settings = read_settings
         self._now = kernel.monotonic()
@@ -95,6 +114,9 @@ class Supervisor:
         self._sources: dict[int, Callable[[], None]] = {}
         self._core_errors: deque[float] = deque(maxlen=MAX_CORE_ERRORS)
         self._exit_code: int | None = None
+        self._pidfile: pidfile.PidFile | None = None
+        self._lifeline = (-1, -1)
+        """The end that workers read, and the end that only this process holds."""
         self._strangers: dict[int, kernel.Child] = {}
 
     # -- Life
@@ -105,43 +127,68 @@ class Supervisor:
         Raises:
             AsgictlError: the listeners, the pid file or the user cannot be had.
         """
+        if self._only_asked:
+            assert self._left is not None
+            handover.restore_state(self._left, self._now)
+            return ExitCode.OK
         settings = self._generations[1].settings
         logs.configure(settings)
         setproctitle.setproctitle(f"asgictl: supervisor [{self._application}]")
         with contextlib.ExitStack() as leaving:
             leaving.callback(logs.flush, LAST_WORDS)
-            if settings.pid is not None:
-                leaving.callback(pidfile.PidFile(settings.pid).remove)
             self._signals = SignalPipe()
             leaving.callback(self._signals.close)
             self._watch(self._signals.fileno(), self._on_signals)
-            self._generations[1].listeners = listeners.bind_all(
-                settings.addresses, settings.backlog
-            )
-            leaving.callback(self._keep_generations, set[int]())
-            self._lifeline, lifeline_end = os.pipe2(os.O_CLOEXEC)
-            leaving.callback(os.close, lifeline_end)
-            leaving.callback(os.close, self._lifeline)
             self._memory = evidence.MemoryWatch()
             self._manager = notify.ServiceManager(os.environ)
             kernel.adopt_orphans()
-            self._introduce(settings)
-            self._learn(ev.Started())
+            if self._left is None:
+                self._begin(settings, leaving)
+            else:
+                self._take_over(self._left, leaving)
             while self._exit_code is None:
                 self._turn()
+            log.info("stopped, exit code %d", self._exit_code)
         return self._exit_code
 
-    def _introduce(self, settings: Settings) -> None:
+    def _begin(self, settings: Settings, leaving: contextlib.ExitStack) -> None:
+        if settings.pid is not None:
+            self._pidfile = pidfile.PidFile(settings.pid)
+            leaving.callback(self._pidfile.remove)
+        self._generations[1].listeners = listeners.bind_all(settings.addresses, settings.backlog)
+        leaving.callback(self._keep_generations, set[int]())
+        self._lifeline = os.pipe2(os.O_CLOEXEC)
         where = ", ".join(listener.address for listener in self._generations[1].listeners)
         fleet = f"{self._policy.workers} workers" if self._policy.workers != 1 else "1 worker"
         if settings.workers == "auto":
             fleet += f" ({machine.available_processors()[1]})"
         log.info("%s listens on %s with %s", self._application, where, fleet)
         log.info("supervisor pid %d: Ctrl-C or TERM stops, HUP reloads", os.getpid())
+        self._learn(ev.Started())
+
+    def _take_over(self, left: Mapping[str, Any], leaving: contextlib.ExitStack) -> None:
+        """Go on where the program before us has stopped, in this same process."""
+        taken = handover.take_over(left, self._now)
+        self._state, self._lifeline, self._pidfile = taken.state, taken.lifeline, taken.pidfile
+        if self._pidfile:
+            leaving.callback(self._pidfile.remove)
+        leaving.callback(self._keep_generations, set[int]())
+        self._generations = {
+            number: self._generation(item.settings, item.environ, item.listeners)
+            for number, item in taken.generations.items()
+        }
+        for number, holder in taken.templates.items():
+            self._add_template(number, holder)
+        for worker, process in taken.workers.items():
+            self._add_worker(worker, process)
+        # Signals were held back since before the old program ended.
+        kernel.unblock_signals()
+        log.info("asgictl %s has taken over %d workers", asgictl.__version__, len(self._workers))
+        self._reap()
 
     def _turn(self) -> None:
         forks = min((item.deadline for item in self._templates.values()), default=inf)
-        deadline = min(next_deadline(self._state), forks)
+        deadline = min(next_deadline(self._state), forks, self._check_deadline)
         self._now = kernel.monotonic()
         # Rounded up, since poll() counts milliseconds and an early wake-up would spin.
         timeout = None if deadline == inf else max(0, int((deadline - self._now) * 1000) + 1)
@@ -159,6 +206,8 @@ class Supervisor:
         for number, process in list(self._templates.items()):
             if self._now >= process.deadline:
                 self._template_lost(number, process, "it does not fork")
+        if self._now >= self._check_deadline:
+            self._on_check(timed_out=True)
         if self._now >= next_deadline(self._state):
             self._learn(ev.Tick())
 
@@ -247,7 +296,7 @@ class Supervisor:
         self, worker: int, process: spawn.WorkerProcess, status: kernel.ExitStatus
     ) -> None:
         # First its last words: they say more than its exit code.
-        self._hear(worker, process)
+        self._hear(worker, process, ALL_MESSAGES)
         self._unwatch(process.channel.fileno())
         if process.child.pidfd >= 0:
             self._unwatch(process.child.pidfd)
@@ -268,8 +317,10 @@ class Supervisor:
             # or hold it open. The pidfd tells.
             self._unwatch(process.channel.fileno())
 
-    def _hear(self, worker: int, process: spawn.WorkerProcess) -> bool:
-        messages, is_open = process.channel.receive()
+    def _hear(
+        self, worker: int, process: spawn.WorkerProcess, limit: int = MESSAGES_PER_TURN
+    ) -> bool:
+        messages, is_open = process.channel.receive(limit)
         for message in messages:
             event = _event(worker, message)
             if event is not None:
@@ -357,7 +408,7 @@ class Supervisor:
                 application=self._application,
                 listeners=tuple(listener.for_worker() for listener in generation.listeners),
                 channel_fd=channel_fd,
-                lifeline_fd=self._lifeline,
+                lifeline_fd=self._lifeline[0],
                 dump_fd=dump_fd,
                 beat_interval=beat_interval(generation.settings.timeout),
                 max_requests=max_requests(generation.settings, action.slot, self._state.desired),
@@ -368,7 +419,7 @@ class Supervisor:
                 self._templates[action.generation].request(assignment(-1, -1), self._now)
                 return
             process = spawn.spawn_worker(
-                assignment, generation.surroundings, generation.listeners, self._lifeline
+                assignment, generation.surroundings, generation.listeners, self._lifeline[0]
             )
         except OSError as error:
             self._learn(ev.SpawnFailed(action.worker, f"cannot fork: {error.strerror}"))
@@ -376,23 +427,29 @@ class Supervisor:
         self._spawned(action.worker, process)
 
     def _spawned(self, worker: int, process: spawn.WorkerProcess) -> None:
+        self._add_worker(worker, process)
+        self._learn(ev.Spawned(worker, process.child.pid))
+
+    def _add_worker(self, worker: int, process: spawn.WorkerProcess) -> None:
         self._workers[worker] = process
         self._watch(process.channel.fileno(), lambda: self._on_channel(worker, process))
         if process.child.pidfd >= 0:
             self._watch(process.child.pidfd, lambda: self._on_pidfd(worker, process))
-        self._learn(ev.Spawned(worker, process.child.pid))
+
+    def _add_template(self, number: int, process: template.TemplateProcess) -> None:
+        self._templates[number] = process
+        self._watch(process.channel.fileno(), lambda: self._on_template(number, process))
 
     def _start_template(self, action: act.StartTemplate) -> None:
         generation = self._generations[action.generation]
         try:
-            process = template.TemplateProcess(
-                self._application, generation.surroundings, generation.listeners, self._lifeline
+            process = template.TemplateProcess.start(
+                self._application, generation.surroundings, generation.listeners, self._lifeline[0]
             )
         except OSError as error:
             self._learn(ev.TemplateFailed(action.generation, f"cannot fork: {error.strerror}"))
             return
-        self._templates[action.generation] = process
-        self._watch(process.channel.fileno(), lambda: self._on_template(action.generation, process))
+        self._add_template(action.generation, process)
 
     def _drain(self, action: act.Drain) -> None:
         process = self._workers[action.worker]
@@ -413,9 +470,13 @@ class Supervisor:
             log.warning("%s:\n%s", action.why, stacks)
 
     def _probe(self, action: act.Probe) -> None:
+        worker = self._state.workers[action.worker]
         sample = evidence.sample(self._workers[action.worker].child.pid, self._now)
-        verdict = evidence.conclude(self._samples.get(action.worker), sample)
-        self._samples[action.worker] = sample
+        before = self._samples.get(action.worker)
+        if before is None or before.time <= worker.last_beat:
+            # The first of this silence; all later ones are compared with it.
+            self._samples[action.worker] = sample
+        verdict = evidence.conclude(before, sample, self._state.policy.late_after)
         self._learn(ev.Evidence(action.worker, verdict))
 
     def _start_preflight(self, action: act.StartPreflight) -> None:
@@ -456,8 +517,68 @@ class Supervisor:
         still = self._all_listeners()
         for listener in before:
             if listener not in still:
-                log.info("no longer listening on %s", listener.address)
+                if keep:
+                    log.info("no longer listening on %s", listener.address)
                 listener.close()
+
+    def _upgrade(self, _action: act.Upgrade) -> None:
+        if self._check is not None:
+            return
+        log.info("upgrading: asking %s whether it can take over", " ".join(reexec.command()))
+        try:
+            with contextlib.closing(_Descriptor(reexec.write_down(self._hand_over()))) as state:
+                self._check = reexec.Check(state.fd, self._environ, self._start_directory)
+        except OSError as error:
+            self._learn(ev.UpgradeRefused(f"cannot ask: {error.strerror}"))
+            return
+        self._check_deadline = self._now + reexec.CHECK_TIMEOUT
+        self._watch(self._check.fileno(), self._on_check)
+
+    def _on_check(self, timed_out: bool = False) -> None:
+        check = self._check
+        if check is None or not (timed_out or check.ended()):
+            return
+        self._unwatch(check.fileno())
+        self._check, self._check_deadline = None, inf
+        status = check.child.wait(CHECK_EXIT_TIMEOUT)
+        check.close()
+        if status is None:
+            self._strangers[check.child.pid] = check.child
+        if status != kernel.ExitStatus(code=0):
+            why = "it did not answer in time" if timed_out else check.complaint or str(status)
+            self._learn(ev.UpgradeRefused(why))
+        elif self._state.reload or any(item.deadline < inf for item in self._templates.values()):
+            self._learn(
+                ev.UpgradeRefused("a reload has begun meanwhile; try again when it is over")
+            )
+        else:
+            self._exec()
+
+    def _hand_over(self) -> dict[str, Any]:
+        return handover.hand_over(
+            self._state,
+            self._now,
+            generations={
+                number: handover.Generation(
+                    item.settings, item.surroundings.environ, item.listeners
+                )
+                for number, item in self._generations.items()
+            },
+            workers=self._workers,
+            templates=self._templates,
+            lifeline=self._lifeline,
+            pidfile=self._pidfile,
+        )
+
+    def _exec(self) -> None:
+        logs.flush(LAST_WORDS)
+        left = self._hand_over()
+        try:
+            with contextlib.closing(_Descriptor(reexec.write_down(left))) as state:
+                keep = handover.descriptors(left)
+                reexec.take_over(state.fd, keep, self._environ, self._start_directory)
+        except OSError as error:
+            self._learn(ev.UpgradeRefused(f"cannot execute it: {error.strerror}"))
 
     def _reopen_logs(self, _action: act.ReopenLogs) -> None:
         logs.reopen()
@@ -482,7 +603,6 @@ class Supervisor:
         log.log(level, "%s\n%s" if action.detail else "%s%s", action.text, action.detail)
 
     def _exit(self, action: act.Exit) -> None:
-        log.info("stopped")
         self._exit_code = action.code
 
     # -- Generations
@@ -521,11 +641,20 @@ _ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {
     act.StartTemplate: Supervisor._start_template,
     act.Commit: Supervisor._commit,
     act.Abandon: Supervisor._abandon,
+    act.Upgrade: Supervisor._upgrade,
     act.ReopenLogs: Supervisor._reopen_logs,
     act.Notify: Supervisor._notify,
     act.Log: Supervisor._log,
     act.Exit: Supervisor._exit,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Descriptor:
+    fd: int
+
+    def close(self) -> None:
+        os.close(self.fd)
 
 
 def _event(worker: int, message: contract.Message) -> ev.Event | None:

@@ -59,8 +59,13 @@ def tick(turn: Turn, _event: ev.Tick) -> None:
         if turn.now >= worker.dump_due:
             worker = turn.put(worker, dump_due=inf)
             turn.do(act.CollectDump(worker.id, f"stacks of {worker}"))
-        if turn.now >= worker.deadline:
+        if turn.now < worker.deadline:
+            continue
+        if worker.active or worker.pid:
             _OVERDUE[worker.state](turn, worker)
+        else:
+            turn.warn(f"no longer waiting for the fork of {worker}")
+            del turn.workers[worker.id]
     for template in list(turn.state.templates.values()):
         if turn.now >= template.deadline:
             reload.template_overdue(turn, template)

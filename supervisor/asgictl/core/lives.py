@@ -20,6 +20,8 @@ def spawned(turn: Turn, event: ev.Spawned) -> None:
     """Note the process id."""
     worker = turn.workers.get(event.worker)
     if worker is None:
+        # Its fork took so long that it was forgotten.
+        turn.do(act.Kill(event.worker, "KILL"))
         return
     worker = turn.put(worker, pid=event.pid)
     turn.debug(f"forked {worker}")

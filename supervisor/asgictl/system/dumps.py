@@ -18,21 +18,25 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 class DumpFile:
     """The memory that one worker writes its stacks into."""
 
-    __slots__ = ("_offset", "fd")
+    __slots__ = ("fd", "offset")
 
-    def __init__(self) -> None:
-        if hasattr(os, "memfd_create"):
+    def __init__(self, fd: int | None = None, offset: int = 0) -> None:
+        """Make one, or go on with an open one that was read up to ``offset``."""
+        self.offset = offset
+        if fd is not None:
+            self.fd = fd
+            os.set_inheritable(fd, False)
+        elif hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("asgictl-stacks", os.MFD_CLOEXEC)
         else:
             self.fd, path = tempfile.mkstemp(prefix="asgictl-stacks-")
             os.unlink(path)
-        self._offset = 0
 
     def read_new(self) -> str:
         """Return what was written since the last call."""
         # pread: the worker shares the file offset, and writes where it stands.
-        data = os.pread(self.fd, MAX_DUMP, self._offset)
-        self._offset += len(data)
+        data = os.pread(self.fd, MAX_DUMP, self.offset)
+        self.offset += len(data)
         return without_our_frames(data.decode("utf-8", "replace")).strip()
 
     def close(self) -> None:

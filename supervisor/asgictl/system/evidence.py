@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asgictl.core.events import Verdict
+from asgictl.system import machine
 
-_BUSY_SHARE = 0.5
-"""Share of the time on a processor from which on a process is called busy."""
-
-_STARVED_SHARE = 0.5
-"""Share of the time spent waiting for a processor from which on it is called starved."""
+_SHARE = 0.5
+"""Share of the time from which on a process is called busy, or starved."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """A process at one moment. Durations are seconds since it began."""
 
@@ -21,34 +19,44 @@ class Sample:
     state: str
     """R running, S sleeping, D waiting for a disk, T stopped, t traced, Z zombie."""
     on_processor: float
+    """Time on a processor, of the main thread: the event loop runs there."""
     waiting: float
     """Ready to run, without a processor."""
-    traced: bool
+    throttled: float = 0.0
+    """Kept from running by the quota of the control group."""
+    traced: bool = False
 
 
-def sample(pid: int, now: float) -> Sample | None:
-    """Return what /proc says of a process now, or None where it says nothing."""
-    root = Path("/proc", str(pid))
+def sample(pid: int, now: float, root: Path = machine.ROOT) -> Sample | None:
+    """Return what is known of a process now, or None where the system says nothing."""
+    process = root / "proc" / str(pid)
     try:
         # The second field is the program's name, which may hold spaces and parentheses.
-        state = (root / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
-        on_processor, waiting, _ = (root / "schedstat").read_text("ascii").split()
-        status = (root / "status").read_text("utf-8", "replace")
+        state = (process / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+        on_processor, waiting, _ = (process / "schedstat").read_text("ascii").split()
+        status = (process / "status").read_text("utf-8", "replace")
+        return Sample(
+            time=now,
+            state=state,
+            on_processor=int(on_processor) / 1e9,
+            waiting=int(waiting) / 1e9,
+            throttled=_throttled(root),
+            traced="TracerPid:\t0\n" not in status,
+        )
     except (OSError, ValueError, IndexError):
         return None
-    return Sample(
-        time=now,
-        state=state,
-        on_processor=int(on_processor) / 1e9,
-        waiting=int(waiting) / 1e9,
-        traced="TracerPid:\t0\n" not in status,
-    )
 
 
-def conclude(before: Sample | None, after: Sample | None) -> Verdict:
+def conclude(before: Sample | None, after: Sample | None, patience: float) -> Verdict:
     """Return why a process does not beat, from two samples of it.
 
-    A worker that is stopped, or that the machine gives no processor, is not at fault.
+    A worker that is stopped, or that the machine gives no processor, is not at fault: unless
+    it has had, little by little, as much of a processor as makes others guilty.
+
+    Args:
+        before: how it was when it was missed first.
+        after: how it is now.
+        patience: seconds between the two after which a worker is given up.
     """
     if after is None:
         return Verdict.UNKNOWN
@@ -56,16 +64,33 @@ def conclude(before: Sample | None, after: Sample | None) -> Verdict:
         return Verdict.STOPPED
     if after.state == "D":
         return Verdict.WAITING_FOR_DISK
-    if before is None or after.time <= before.time:
-        return Verdict.BUSY if after.state == "R" else Verdict.BLOCKED
-    elapsed = after.time - before.time
-    worked = (after.on_processor - before.on_processor) / elapsed
-    waited = (after.waiting - before.waiting) / elapsed
-    if worked >= _BUSY_SHARE:
-        return Verdict.BUSY
-    if waited >= _STARVED_SHARE:
-        return Verdict.STARVED
-    return Verdict.BUSY if after.state == "R" else Verdict.BLOCKED
+    running = after.state == "R"
+    if before is not None and after.time > before.time:
+        elapsed = after.time - before.time
+        if after.on_processor - before.on_processor >= _SHARE * min(elapsed, patience):
+            return Verdict.BUSY
+        waited = after.waiting - before.waiting
+        if running:
+            # Depending on the kernel, it does or does not wait while it is throttled.
+            waited = max(waited, after.throttled - before.throttled)
+        if waited >= _SHARE * elapsed:
+            return Verdict.STARVED
+    return Verdict.BUSY if running else Verdict.BLOCKED
+
+
+def _throttled(root: Path) -> float:
+    """Return for how long, in seconds, our control groups were held back by a quota.
+
+    The workers are in the same ones as the supervisor. Ancestors count: a quota may be theirs.
+    """
+    longest = 0.0
+    for folder in machine.control_groups("cpu", root):
+        with contextlib.suppress(OSError, ValueError):
+            facts = _facts(folder / "cpu.stat")
+            # Microseconds in version 2 of control groups, nanoseconds in version 1.
+            seconds = facts.get("throttled_usec", 0) / 1e6 + facts.get("throttled_time", 0) / 1e9
+            longest = max(longest, seconds)
+    return longest
 
 
 class MemoryWatch:
@@ -74,8 +99,13 @@ class MemoryWatch:
     It is the only honest source: a SIGKILL alone can come from anybody.
     """
 
-    def __init__(self) -> None:
-        self._file = _memory_events()
+    def __init__(self, root: Path = machine.ROOT) -> None:
+        files = [
+            folder / name
+            for folder in machine.control_groups("memory", root)
+            for name in ("memory.events", "memory.oom_control")
+        ]
+        self._file = next((file for file in files if file.exists()), None)
         self._seen = self._count()
 
     def killed_since_last_call(self) -> bool:
@@ -87,19 +117,11 @@ class MemoryWatch:
     def _count(self) -> int:
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError):
-                for line in self._file.read_text("ascii").splitlines():
-                    name, _, value = line.partition(" ")
-                    if name == "oom_kill":
-                        return int(value)
+                return _facts(self._file).get("oom_kill", 0)
         return 0
 
 
-def _memory_events() -> Path | None:
-    """Return the events file of the control group that this process is in (cgroups(7))."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
-            number, _, path = line.split(":", 2)
-            if number == "0":
-                file = Path("/sys/fs/cgroup", path.lstrip("/"), "memory.events")
-                return file if file.exists() else None
-    return None
+def _facts(file: Path) -> dict[str, int]:
+    """Return the lines ``name number`` of a file of a control group."""
+    pairs = (line.split() for line in file.read_text("ascii").splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}

@@ -72,6 +72,13 @@ class Child:
             return ExitStatus(code=result.si_status)
         return ExitStatus(code=None, signal=signal_name(result.si_status))
 
+    def wait(self, seconds: float) -> ExitStatus | None:
+        """Wait for the end of a process that is about to end; None if it does not."""
+        deadline = monotonic() + seconds
+        while (status := self.reap()) is None and monotonic() < deadline:
+            time.sleep(0.001)
+        return status
+
     def close(self) -> None:
         """Give the pidfd back."""
         if self.pidfd >= 0:
@@ -100,15 +107,25 @@ def fork() -> int:
         # None if the descriptor was closed when we began; a full disk must not stop a fork.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)
+    before = block_signals()
     try:
         pid = os.fork()
     except BaseException:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        restore_signals(before)
         raise
     if pid:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        restore_signals(before)
     return pid
+
+
+def block_signals() -> set[signal.Signals]:
+    """Hold all signals back until ``restore_signals()``; return which were held before."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKABLE)  # type: ignore[return-value]
+
+
+def restore_signals(before: set[signal.Signals]) -> None:
+    """Hold back only those signals that were before ``block_signals()``."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def unblock_signals() -> None:

@@ -10,9 +10,10 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asgictl.settings import BindAddress, InheritedDescriptor, TcpAddress, UnixAddress
 from asgictl_worker import contract
@@ -44,6 +45,27 @@ class Listener:
         return contract.Listener(
             fd=self.socket.fileno(), family=self.socket.family, address=self.address
         )
+
+    def hand_over(self) -> dict[str, Any]:
+        """Return what the next program in this process needs to go on with it."""
+        return {
+            "asked": self.asked,
+            "fd": self.socket.fileno(),
+            "address": self.address,
+            "lock": self.lock and self.lock.hand_over(),
+        }
+
+    @classmethod
+    def take_over(cls, left: Mapping[str, Any]) -> "Listener":
+        """Go on with a listener of the program before us in this process."""
+        os.set_inheritable(left["fd"], False)
+        lock = left["lock"] and SocketLock.take_over(left["lock"])
+        return cls(left["asked"], socket.socket(fileno=left["fd"]), left["address"], lock)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The descriptors that belong to it."""
+        return [self.socket.fileno()] + ([self.lock.fd] if self.lock else [])
 
     def close(self) -> None:
         """Stop listening, and remove the path of a UNIX socket."""
@@ -204,35 +226,60 @@ class SocketLock:
     being made.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int | None = None) -> None:
+        """Lock the path, or go on with a lock that this process holds as ``fd``.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
         self.path = path
         self._lock_path = path + ".lock"
-        self._socket_stat: os.stat_result | None = None
+        self._made: tuple[int, int] | None = None
+        self.fd = self._lock() if fd is None else fd
+        os.set_inheritable(self.fd, False)
+
+    def _lock(self) -> int:
         while True:
-            self._fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(self._fd), os.stat(self._lock_path)):
-                    return
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(fd), os.stat(self._lock_path)):
+                    return fd
             except FileNotFoundError:
                 pass  # its last owner removed it meanwhile
             except BlockingIOError:
-                os.close(self._fd)
+                os.close(fd)
                 raise
-            os.close(self._fd)
+            os.close(fd)
+
+    def hand_over(self) -> dict[str, Any]:
+        """Return what the next program in this process needs to go on with it."""
+        return {"path": self.path, "fd": self.fd, "made": self._made}
+
+    @classmethod
+    def take_over(cls, left: Mapping[str, Any]) -> "SocketLock":
+        """Go on with a lock of the program before us in this process."""
+        lock = cls(left["path"], left["fd"])
+        lock._made = left["made"] and tuple(left["made"])
+        return lock
 
     def made(self) -> None:
         """Remember the socket, so that only this very one is removed later."""
-        self._socket_stat = os.stat(self.path)
+        self._made = _identity(self.path)
 
     def remove(self) -> None:
         """Remove the socket and the lock."""
         with contextlib.suppress(OSError):
-            if self._socket_stat and os.path.samestat(self._socket_stat, os.stat(self.path)):
+            if self._made and self._made == _identity(self.path):
                 os.unlink(self.path)
         with contextlib.suppress(OSError):
             os.unlink(self._lock_path)
-        os.close(self._fd)
+        os.close(self.fd)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _unix(address: UnixAddress, backlog: int) -> Listener:

@@ -40,14 +40,23 @@ class CannotWritePidFile(AsgictlError):
 class PidFile:
     """A locked file with this process's id in it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int | None = None) -> None:
+        """Make and lock the file, or go on with one whose lock this process holds as ``fd``."""
         self.path = os.path.abspath(path)
+        if fd is not None:
+            self._fd = fd
+            os.set_inheritable(fd, False)
+            return
         try:
             self._fd = self._lock()
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             raise CannotWritePidFile(self.path, error.strerror or str(error)) from None
+
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock."""
+        return self._fd
 
     def _lock(self) -> int:
         while True:

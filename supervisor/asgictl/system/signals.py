@@ -11,10 +11,10 @@ from types import FrameType
 
 from asgictl.system import kernel
 
-OBEYED = ("TERM", "INT", "QUIT", "HUP", "TTIN", "TTOU", "USR1")
+OBEYED = ("TERM", "INT", "QUIT", "HUP", "TTIN", "TTOU", "USR1", "USR2")
 """Signals that become events (docs/reference/signals.md)."""
 
-IGNORED = ("PIPE", "USR2")
+IGNORED = ("PIPE",)
 """Signals whose default action would end us for nothing."""
 
 
@@ -72,7 +72,7 @@ def reset_in_child() -> None:
     them too (execve(2)).
     """
     signal.set_wakeup_fd(-1)
-    for name in (*OBEYED, "USR2"):
+    for name in OBEYED:
         signal.signal(_number_of(name), _nothing)
     for name in ("TERM", "CHLD"):
         signal.signal(_number_of(name), signal.SIG_DFL)

@@ -51,32 +51,42 @@ class _Expected:
 class TemplateProcess:
     """The supervisor's side of a template."""
 
-    def __init__(
-        self,
+    def __init__(self, child: Child, channel: Channel) -> None:
+        self.child = child
+        self.channel = channel
+        self._expected: dict[int, _Expected] = {}
+
+    @classmethod
+    def start(
+        cls,
         application: str,
         surroundings: spawn.Surroundings,
         listeners: list[Listener],
         lifeline_fd: int,
-    ) -> None:
-        self.channel, far_end = Channel.pair()
-        self._expected: dict[int, _Expected] = {}
+    ) -> "TemplateProcess":
+        """Fork a template; it says Ready or Failed on its channel.
+
+        Raises:
+            OSError: no process or no descriptor is to be had.
+        """
+        channel, far_end = Channel.pair()
         supervisor = os.getpid()
-        try:
-            pid = kernel.fork()
-        except OSError:
-            self.channel.close()
-            far_end.close()
-            raise
-        if pid == 0:
-            keep = [far_end.fileno(), lifeline_fd]
-            keep += [listener.socket.fileno() for listener in listeners]
+        with contextlib.closing(far_end):
+            try:
+                pid = kernel.fork()
+            except OSError:
+                channel.close()
+                raise
+            if pid == 0:
+                keep = [far_end.fileno(), lifeline_fd]
+                keep += [listener.socket.fileno() for listener in listeners]
 
-            def work() -> int:
-                return _Template(application, surroundings, far_end, lifeline_fd, supervisor).run()
+                def work() -> int:
+                    life = _Template(application, surroundings, far_end, supervisor)
+                    return life.run()
 
-            spawn.live(supervisor, keep, surroundings, work)
-        far_end.close()
-        self.child = Child(pid)
+                spawn.live(supervisor, keep, surroundings, work)
+        return cls(Child(pid), channel)
 
     @property
     def deadline(self) -> float:
@@ -140,13 +150,11 @@ class _Template:
         application: str,
         surroundings: spawn.Surroundings,
         channel: socket.socket,
-        lifeline_fd: int,
         supervisor: int,
     ) -> None:
         self._application = application
         self._settings = surroundings.settings
         self._channel = channel
-        self._lifeline_fd = lifeline_fd
         self._supervisor = supervisor
 
     def run(self) -> int:
@@ -226,7 +234,7 @@ def _fork_twice(work: Callable[[], int]) -> int:
     finally:
         os.close(read_end)
         os.close(write_end)
-    (pid,) = _PID.unpack(answer)
+    pid: int = _PID.unpack(answer)[0]
     if pid < 0:
         raise OSError(-pid, os.strerror(-pid))
     return pid
