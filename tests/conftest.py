@@ -1,12 +1,23 @@
-"""Fixtures for tests with real processes; a failed test shows what its servers said."""
+"""Fixtures for tests with real processes; a failed test shows what its servers said.
 
+``HYPOTHESIS_PROFILE=nightly`` tries properties harder, for a long night.
+"""
+
+import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.kit import Project, Server
+
+# A busy machine is no reason to fail.
+_ALWAYS: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", max_examples=100, **_ALWAYS)
+settings.register_profile("nightly", max_examples=10_000, **_ALWAYS)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 Serve = Callable[..., Server]
 _SERVERS = pytest.StashKey[list[Server]]()
@@ -52,5 +63,6 @@ def pytest_runtest_makereport(
     report = yield
     if report.when == "call" and report.failed:
         for number, server in enumerate(item.stash.get(_SERVERS, []), 1):
-            report.sections.append((f"log of server {number}", server.log()[-20000:]))
+            lines = [line for line in server.log().splitlines() if "asgictl.access" not in line]
+            report.sections.append((f"log of server {number}", "\n".join(lines[-200:])))
     return report
