@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from asgictl_worker.errors import ConfigurationError
 from asgictl_worker.http.request import Request
 from asgictl_worker.http.response import BodyLengthMismatch, InvalidResponse
-from asgictl_worker.settings import WorkerSettings
+from asgictl_worker.settings import WorkerSettings, parse_header
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -227,32 +226,13 @@ class DefaultFields:
     __slots__ = ("date", "others", "server")
 
     def __init__(self, settings: WorkerSettings) -> None:
-        fields = [_parse_field(text) for text in settings.header]
-        names = {name.lower() for name, _ in fields}
+        fields = [parse_header(text) for text in settings.header]
+        names = {name for name, _ in fields}
         self.date = settings.date_header and b"date" not in names
         self.server = b""
         if settings.server_header and b"server" not in names:
             self.server = b"server: asgictl\r\n"
         self.others = b"".join(b"%b: %b\r\n" % field for field in fields)
-
-
-class InvalidDefaultHeader(ConfigurationError):
-    """A header of the settings cannot be put on the wire."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        super().__init__(f"header {text!r} is not a header; write it as NAME:VALUE")
-
-
-def _parse_field(text: str) -> tuple[bytes, bytes]:
-    name, colon, value = text.partition(":")
-    try:
-        field = name.strip().encode("ascii"), value.strip().encode("latin-1")
-    except UnicodeEncodeError:
-        raise InvalidDefaultHeader(text) from None
-    if not colon or not _NAME.fullmatch(field[0]) or _BAD_VALUE.search(field[1]):
-        raise InvalidDefaultHeader(text)
-    return field
 
 
 def _status_line(status: object) -> bytes:
