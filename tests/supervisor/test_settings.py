@@ -223,6 +223,11 @@ def test_words_turn_a_switch_off(word):
     assert read(DECLARATIONS["access_log"], word) is False
 
 
+def test_words_may_be_written_in_capitals():
+    assert read(DECLARATIONS["log_level"], "INFO") == "info"
+    assert read(DECLARATIONS["workers"], "Auto") == "auto"
+
+
 def test_several_values_are_separated_by_commas_but_headers_by_lines():
     assert read(DECLARATIONS["bind"], "a:1, b:2,") == ("a:1", "b:2")
     assert read(DECLARATIONS["header"], "a: 1, 2\nb: 3") == ("a: 1, 2", "b: 3")

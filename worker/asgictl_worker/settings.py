@@ -178,6 +178,8 @@ def read(declaration: Declaration, text: str) -> Any:
     text = text.strip()
     if declaration.kind is bool:
         return check(declaration, SWITCH_WORDS.get(text.lower(), text))
+    if text.lower() in declaration.choices:
+        return text.lower()
     if declaration.kind is int or declaration.or_number:
         return check(declaration, int(text) if _WHOLE_NUMBER.fullmatch(text) else text)
     return check(declaration, text)
