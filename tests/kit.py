@@ -231,6 +231,10 @@ class Server:
         left = self._files() - self.files_before
         assert not left, f"files are left behind: {sorted(map(str, left))}"
 
+    def accept_files(self) -> None:
+        """Take the files that are there now for the application's own."""
+        self.files_before = self._files()
+
     def destroy(self) -> None:
         """Kill whatever still runs; for the end of a test, however it went."""
         for pid in self.session() | {self.pid}:
@@ -311,6 +315,14 @@ def is_listening(port: int) -> bool:
         probe.settimeout(5)
         code: int = probe.connect_ex(("127.0.0.1", port))
         return code == 0
+
+
+def read_until_closed(client: socket.socket) -> bytes:
+    """Return everything up to the end of file."""
+    received = b""
+    while part := client.recv(65536):
+        received += part
+    return received
 
 
 # -- Load
