@@ -196,6 +196,19 @@ class Settings(WorkerSettings):
         "are ready in milliseconds.",
         group=_WORKERS,
     )
+    max_surge: int = setting(
+        0,
+        "How many successors may boot at the same time while workers are replaced; 0 is a quarter of the workers.",
+        group=_WORKERS,
+        minimum=0,
+    )
+    stop_delay: float = setting(
+        0.0,
+        "After TERM, go on accepting for this long, so that load balancers can look away first.",
+        group=_WORKERS,
+        unit="seconds",
+        minimum=0,
+    )
     give_up_after: float = setting(
         300.0,
         "Exit with code 3 after this long without any ready worker; 0 never gives up.",

@@ -688,6 +688,8 @@ def policy_from(settings: Settings) -> Policy:
         min_ready=settings.min_ready,
         give_up_after=settings.give_up_after,
         preload=settings.preload,
+        surge=settings.max_surge,
+        stop_delay=settings.stop_delay,
     )
 
 
