@@ -18,11 +18,17 @@ def started(turn: Turn, _event: ev.Started) -> None:
 
 def spawned(turn: Turn, event: ev.Spawned) -> None:
     """Note the process id."""
-    worker = turn.workers.get(event.worker)
-    if worker is None:
-        # Its fork took so long that it was forgotten.
-        turn.do(act.Kill(event.worker, "KILL"))
-        return
+    now = turn.now
+    worker = turn.workers.get(event.worker) or WorkerHandle(
+        # The fork took so long that the worker was forgotten, but it must not live unknown.
+        id=event.worker,
+        slot=-1,
+        generation=0,
+        born=now,
+        deadline=now,
+        state=WorkerState.TERMINATING,
+        fate="forked too late",
+    )
     worker = turn.put(worker, pid=event.pid)
     turn.debug(f"forked {worker}")
     if not worker.active:

@@ -3,14 +3,14 @@
 Nothing here remembers what was asked for before: whatever happened in between, the same
 rules lead on. Running it twice asks for nothing new.
 
-The rules, per slot. A worker is *good* when it is of the wanted generation and has not been
-asked to be replaced.
+The rules, per slot. A worker is *fresh* when it is of the wanted generation; it is *lasting*
+when it has not asked to be replaced, either.
 
-* A good worker is ready: the other occupants of the slot retire.
-* A good worker is booting or suspect: wait for it.
+* A fresh worker is ready: the others retire, but not a lasting one for one that is not.
+* A fresh worker is booting, or a lasting one suspect: wait for it.
 * The slot is empty: fill it from the committed generation, after its back-off.
-* It is occupied, but by no good worker: start a good one beside the old, as many at a time
-  as the surge allows. So capacity never falls for the sake of a replacement.
+* Else start a fresh worker beside the old ones, as many at a time as the surge allows. So
+  capacity never falls for the sake of a replacement.
 """
 
 from math import inf
@@ -29,23 +29,23 @@ from asgictl.core.turn import Turn
 
 def reconcile(turn: Turn) -> None:
     """Ask for whatever brings the fleet closer to what is wanted."""
-    if turn.state.phase is Phase.RUNNING:
+    if turn.state.phase is not Phase.STOPPING:
+        reload.start_requested(turn)
+        _fill_slots(turn)
+        if reload.progress(turn):
+            _fill_slots(turn)
+        _scale_down(turn)
+        _announce(turn)
         _give_up_in_the_dark(turn)
     if turn.state.phase is Phase.STOPPING:
         stop.go_on(turn)
-        return
-    reload.start_requested(turn)
-    _fill_slots(turn)
-    if reload.progress(turn):
-        _fill_slots(turn)
-    _scale_down(turn)
-    _announce(turn)
 
 
 def _give_up_in_the_dark(turn: Turn) -> None:
     """Leave when nothing has served for so long that a service manager should act."""
     state = turn.state
-    if state.ready() or state.count(WorkerState.SUSPECT) or not state.desired:
+    serving = state.ready() or state.count(WorkerState.SUSPECT)
+    if serving or not state.desired or state.phase is Phase.BOOTING:
         if state.dark_since != inf:
             turn.set(dark_since=inf)
         return
@@ -70,13 +70,12 @@ def _fill_slots(turn: Turn) -> None:
         turn.set(backoff=waiting)
     without_room = 0
     for slot, occupants in enumerate(slots):
-        good = [worker for worker in occupants if _is_good(worker, wanted)]
-        ready = [worker for worker in good if worker.state is WorkerState.READY]
-        if ready:
-            _retire_others(turn, occupants, ready[0])
-        elif good or (holding and occupants):
+        _retire_replaced(turn, occupants, wanted)
+        if any(_lasts(worker) for worker in occupants if worker.generation == wanted):
             continue
-        elif not occupants and slot not in waiting:
+        if holding and occupants:
+            continue
+        if not occupants and slot not in waiting:
             without_room += not _spawn(turn, slot, committed)
         elif holding or (slot in waiting and wanted == committed):
             continue
@@ -90,21 +89,31 @@ def _fill_slots(turn: Turn) -> None:
     _make_room(turn, without_room)
 
 
-def _is_good(worker: WorkerHandle, wanted: int) -> bool:
-    return worker.generation == wanted and not worker.recycle
+def _lasts(worker: WorkerHandle) -> bool:
+    """Return whether a worker, should it be fresh, makes another one unnecessary for now."""
+    return not worker.recycle or worker.state in (WorkerState.STARTING, WorkerState.SOAKING)
 
 
 def _is_being_replaced(occupants: list[WorkerHandle], wanted: int, committed: int) -> bool:
-    states = [worker.state for worker in occupants if _is_good(worker, wanted)]
+    lasting = [item.state for item in occupants if item.generation == wanted and _lasts(item)]
     # A predecessor that is about to retire does not hold up the next replacement.
-    if not states or WorkerState.READY in states:
+    if not lasting or WorkerState.READY in lasting:
         return False
     return len(occupants) > 1 or wanted != committed
 
 
-def _retire_others(turn: Turn, occupants: list[WorkerHandle], keep: WorkerHandle) -> None:
+def _retire_replaced(turn: Turn, occupants: list[WorkerHandle], wanted: int) -> None:
+    ready = [
+        worker
+        for worker in occupants
+        if worker.generation == wanted and worker.state is WorkerState.READY
+    ]
+    if not ready or len(occupants) == 1:
+        return
+    keep = max(ready, key=lambda worker: (not worker.recycle, worker.id))
     for worker in occupants:
-        if worker.id != keep.id:
+        successor = worker.generation == wanted and _lasts(worker) and keep.recycle
+        if worker.id != keep.id and not successor:
             why = f"recycle: {worker.recycle}" if worker.recycle else "reload"
             turn.retire(worker, why, turn.state.policy.reload_drain_timeout)
 
