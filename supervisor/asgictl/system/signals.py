@@ -1,10 +1,11 @@
 """Signals that the supervisor obeys, and how they wake its loop.
 
-A handler would run anywhere; so the handlers do nothing, and the interpreter writes each
-signal's number into a pipe that the loop polls (signal.set_wakeup_fd). Signals of one kind
-that arrive together are one: they are requests, not counters (signal(7)).
+A handler may run anywhere; so the handlers only take a note, and the interpreter writes into
+a pipe that the loop polls (signal.set_wakeup_fd). Signals of one kind that arrive together
+are one: they are requests, not counters (signal(7)).
 """
 
+import contextlib
 import os
 import signal
 from types import FrameType
@@ -18,26 +19,24 @@ IGNORED = ("PIPE",)
 """Signals whose default action would end us for nothing."""
 
 
-def _nothing(_number: int, _frame: FrameType | None) -> None:
-    """Exist, so that the signal interrupts poll() and is written into the pipe."""
-
-
 class SignalPipe:
     """The pipe that signals come out of."""
 
     def __init__(self) -> None:
+        self._arrived: set[str] = set()
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
+        handlers = dict.fromkeys((*OBEYED, "CHLD"), self._note)
         self._before = {
-            number: signal.signal(number, handler)
-            for names, handler in (
-                (IGNORED, signal.SIG_IGN),
-                ((*OBEYED, "CHLD"), _nothing),
-            )
-            for number in map(_number_of, names)
+            _number_of(name): signal.signal(_number_of(name), handlers.get(name, signal.SIG_IGN))
+            for name in (*handlers, *IGNORED)
         }
         self._fd_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        # What the pipe holds would do, but for a storm that fills it: a TERM must not get lost.
+        self._arrived.add(kernel.signal_name(number))
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""
@@ -45,12 +44,13 @@ class SignalPipe:
 
     def read(self) -> set[str]:
         """Return the names, without ``SIG``, of the signals that have arrived."""
-        try:
-            numbers = os.read(self._read, 4096)
-        except BlockingIOError:
-            return set()
-        # Others may have handlers of their own, in a program that embeds us.
-        return {name for name in map(kernel.signal_name, numbers) if name in (*OBEYED, "CHLD")}
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._read, 65536):
+                pass
+        # The handlers of all that was in the pipe have run by now: each signal is noted to the
+        # interpreter before it is written there.
+        arrived, self._arrived = self._arrived, set()
+        return arrived
 
     def close(self) -> None:
         """Give everything back as it was."""
@@ -76,6 +76,10 @@ def reset_in_child() -> None:
         signal.signal(_number_of(name), _nothing)
     for name in ("TERM", "CHLD"):
         signal.signal(_number_of(name), signal.SIG_DFL)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
 
 
 def _number_of(name: str) -> signal.Signals:

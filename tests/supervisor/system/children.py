@@ -1,9 +1,11 @@
 """Forked children for tests of what cannot be done to the test process itself."""
 
+import contextlib
 import faulthandler
 import os
 import pickle
 import resource
+import signal
 import traceback
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,6 +15,8 @@ import pytest
 from asgictl.system import kernel
 
 T = TypeVar("T")
+
+_started: list[kernel.Child] = []
 
 NOBODY = 65534
 FORKS = [
@@ -25,20 +29,36 @@ FORKS = [
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
 
-def start(work: Callable[[], object]) -> kernel.Child:
+def start(work: Callable[[], object], *, outlives_us: bool = False) -> kernel.Child:
     """Fork a child that does ``work`` and ends with what it returns, or with 1 if it raises."""
+    parent = os.getpid()
     pid = kernel.fork()
     if pid == 0:
         code = 1
         try:
             faulthandler.disable()
+            if not outlives_us:
+                kernel.die_with_parent(parent, signal.SIGKILL)
             kernel.unblock_signals()
             code = int(work() or 0)  # type: ignore[call-overload]
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
-    return kernel.Child(pid)
+    child = kernel.Child(pid)
+    _started.append(child)
+    return child
+
+
+def end_all() -> None:
+    """Kill and reap whatever a test has left behind."""
+    while _started:
+        child = _started.pop()
+        if child.pidfd >= 0:
+            child.send("KILL")
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, 0)
+        child.close()
 
 
 def ended(child: kernel.Child) -> kernel.ExitStatus:

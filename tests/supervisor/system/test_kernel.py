@@ -205,7 +205,7 @@ def test_orphans_come_to_the_nearest_ancestor_that_adopts() -> None:
         read_end, write_end = os.pipe()
 
         def parent() -> None:
-            child = start(signal.pause)
+            child = start(signal.pause, outlives_us=True)
             os.write(write_end, b"%d" % child.pid)
 
         ended(start(parent))
@@ -229,7 +229,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
             ready.with_suffix(".new").replace(ready)
             signal.pause()
 
-        start(child)
+        start(child, outlives_us=True)
         signal.pause()
 
     process = start(parent)
