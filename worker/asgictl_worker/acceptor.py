@@ -28,7 +28,7 @@ PAUSE = 1.0
 """Seconds without accepting when the process or the host is out of descriptors or memory."""
 
 HOLD = 0.01
-"""Seconds until ``may_accept()`` is asked again after it said no."""
+"""Seconds that connections are left to the other workers, when the allowance is used up."""
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about exhausted resources."""
@@ -51,16 +51,28 @@ class Acceptor:
     """Accepts on listening sockets and gives every connection a protocol of its own.
 
     The listeners stay the property of whoever made them; they are never closed here.
+
+    Attributes:
+        pending: connections that are accepted and not yet made known to their protocol.
     """
 
-    __slots__ = ("_complain_at", "_loop", "_make", "_may_accept", "_open", "_resume", "listeners")
+    __slots__ = (
+        "_allowance",
+        "_complain_at",
+        "_listeners",
+        "_loop",
+        "_make",
+        "_open",
+        "_resume",
+        "pending",
+    )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
         make_protocol: Callable[[], asyncio.Protocol],
-        may_accept: Callable[[], bool] | None = None,
+        allowance: Callable[[], int] | None = None,
     ) -> None:
         """Prepare to accept; nothing is accepted before ``start()``.
 
@@ -68,14 +80,15 @@ class Acceptor:
             loop: the running loop.
             listeners: sockets that listen already.
             make_protocol: makes the protocol of one connection.
-            may_accept: asked before a worker takes connections; as long as it says no, they are
-                left to the other workers. It must be cheap.
+            allowance: says how many connections to take now; with none, they are left to the
+                other workers for a moment. Asked whenever there are some, so it must be cheap.
         """
-        self.listeners = tuple(listeners)
+        self._listeners = tuple(listeners)
         self._loop = loop
         self._make = make_protocol
-        self._may_accept = may_accept
+        self._allowance = allowance
         self._open = False
+        self.pending = 0
         self._resume: asyncio.TimerHandle | None = None
         self._complain_at = 0.0
         for listener in listeners:
@@ -97,21 +110,21 @@ class Acceptor:
     def finish(self) -> None:
         """Accept what the kernel's queue holds, then no more: the listeners go away for good."""
         self.stop()
-        for listener in self.listeners:
+        for listener in self._listeners:
             for _ in range(QUEUE):
                 if not self._accept(listener):
                     break
 
     def _watch(self) -> None:
         self._resume = None
-        for listener in self.listeners:
+        for listener in self._listeners:
             self._loop.add_reader(listener.fileno(), self._on_readable, listener)
 
     def _unwatch(self) -> None:
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
-        for listener in self.listeners:
+        for listener in self._listeners:
             self._loop.remove_reader(listener.fileno())
 
     def _pause(self, seconds: float) -> None:
@@ -120,10 +133,10 @@ class Acceptor:
             self._resume = self._loop.call_later(seconds, self._watch)
 
     def _on_readable(self, listener: socket.socket) -> None:
-        if self._may_accept is not None and not self._may_accept():
+        batch = BATCH if self._allowance is None else min(BATCH, self._allowance())
+        if batch <= 0:
             self._pause(HOLD)
-            return
-        for _ in range(BATCH):
+        for _ in range(batch):
             if not self._accept(listener):
                 return
 
@@ -140,8 +153,27 @@ class Acceptor:
             self._pause(PAUSE)
             return False
         connection.setblocking(False)
-        _drive(self._loop.connect_accepted_socket(self._make, connection), connection)
+        self.pending += 1
+        self._drive(self._loop.connect_accepted_socket(self._make, connection), connection)
         return True
+
+    def _drive(
+        self,
+        connecting: Coroutine[Any, Any, Any],
+        connection: socket.socket,
+        _: asyncio.Future[None] | None = None,
+    ) -> None:
+        # hot: a coroutine that waits for one future needs no task; saves 10 us per connection.
+        try:
+            waiter = connecting.send(None)
+        except StopIteration:
+            self.pending -= 1
+        except Exception as error:
+            self.pending -= 1
+            logger.debug("a connection was lost before it was set up: %r", error)
+            connection.close()
+        else:
+            waiter.add_done_callback(partial(self._drive, connecting, connection))
 
     def _complain(self, listener: socket.socket, error: OSError) -> None:
         now = self._loop.time()
@@ -157,20 +189,3 @@ class Acceptor:
             )
         else:
             logger.error("cannot accept connections on %s: %s", listener.getsockname(), error)
-
-
-def _drive(
-    connecting: Coroutine[Any, Any, Any],
-    connection: socket.socket,
-    _: asyncio.Future[None] | None = None,
-) -> None:
-    # hot: a coroutine that waits for one future needs no task; saves 10 us per connection.
-    try:
-        waiter = connecting.send(None)
-    except StopIteration:
-        return
-    except Exception as error:
-        logger.debug("a connection was lost before it was set up: %r", error)
-        connection.close()
-        return
-    waiter.add_done_callback(partial(_drive, connecting, connection))

@@ -23,7 +23,7 @@ import setproctitle
 from asgictl_worker import contract, logs, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
-from asgictl_worker.server import CANCEL_GRACE, Server, describe, load
+from asgictl_worker.server import CANCEL_GRACE, LAST_WORDS, Server, describe, load
 from asgictl_worker.settings import WorkerSettings
 
 logger = logging.getLogger("asgictl.worker")
@@ -34,9 +34,6 @@ whoever starts it again wants the memory and the port."""
 
 SERVING = "serve"
 """What comes after the stages of the boot."""
-
-LAST_WORDS = 0.5
-"""Seconds to wait, at most, for a supervisor or a log reader that is behind when we leave."""
 
 LEFT_TO_THE_SUPERVISOR = (
     signal.SIGINT,

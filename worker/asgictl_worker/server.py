@@ -6,6 +6,7 @@ worker (``main.py``) takes the same steps one by one, because it has to report i
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -27,6 +28,9 @@ from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.timers import Ticker
 
 logger = logging.getLogger("asgictl.worker")
+
+LAST_WORDS = 0.5
+"""Seconds to wait, at most, for a reader of the log that is behind when we leave."""
 
 CANCEL_GRACE = 1.0
 """Seconds in which cancelled requests may tidy up."""
@@ -169,12 +173,12 @@ class Server:
         return not self.stopping.is_set()
 
     def start_accepting(
-        self, sockets: Sequence[socket.socket], may_accept: Callable[[], bool] | None = None
+        self, sockets: Sequence[socket.socket], allowance: Callable[[], int] | None = None
     ) -> None:
-        """Accept connections on listening sockets; see ``Acceptor`` for ``may_accept``."""
+        """Accept connections on listening sockets; see ``Acceptor`` for ``allowance``."""
         service = self.service
         self.sockets = tuple(sockets)
-        self._acceptor = Acceptor(service.loop, sockets, lambda: Connection(service), may_accept)
+        self._acceptor = Acceptor(service.loop, sockets, lambda: Connection(service), allowance)
         self._acceptor.start()
         self.started.set()
 
@@ -191,7 +195,6 @@ class Server:
             self._acceptor.finish()
         else:
             self._acceptor.stop()
-        self._acceptor = None
 
     async def drain(self, within: float | None = None) -> None:
         """Let requests in progress finish; when the time is over, end them.
@@ -211,7 +214,7 @@ class Server:
         for connection in list(service.connections):
             connection.drain(loop.time())
         pause = 0.005
-        while service.connections or service.tasks:
+        while self._busy():
             left = self._drain_until - loop.time()
             if left <= 0:
                 await self._abort()
@@ -220,6 +223,10 @@ class Server:
             pause = min(pause * 1.5, 0.1)
             await asyncio.sleep(min(pause, left))
 
+    def _busy(self) -> bool:
+        pending = self._acceptor.pending if self._acceptor is not None else 0
+        return bool(pending or self.service.connections or self.service.tasks)
+
     async def shutdown(self) -> None:
         """Take the application through its lifespan shutdown and write the last log lines."""
         if self._lifespan is not None:
@@ -227,7 +234,7 @@ class Server:
         if self._service is not None:
             self._service.ticker.stop()
             if self._service.access_log is not None:
-                self._service.access_log.flush()
+                self._service.access_log.flush(LAST_WORDS)
 
     async def _abort(self) -> None:
         service = self.service
@@ -264,10 +271,13 @@ def load(name: str, settings: WorkerSettings) -> Application:
 
 
 def describe(task: asyncio.Task[Any]) -> str:
-    """Return the name of a task and the line where it waits."""
-    frames = task.get_stack(limit=1)
-    where = f" in {frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
-    return f"{task.get_name()}{where}"
+    """Return the name of a task and the lines where it waits, outermost first."""
+    lines = []
+    awaiting: Any = task.get_coro()
+    while inspect.iscoroutine(awaiting) and awaiting.cr_frame is not None:
+        lines.append(f"{awaiting.cr_code.co_filename}:{awaiting.cr_frame.f_lineno}")
+        awaiting = awaiting.cr_await
+    return f"{task.get_name()} ({', '.join(lines)})"
 
 
 # -- Listening sockets, for those who have no supervisor
