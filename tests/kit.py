@@ -374,6 +374,8 @@ class Tally:
     told_to_close: int = 0
     by_version: collections.Counter[str] = field(default_factory=collections.Counter)
     by_pid: collections.Counter[int] = field(default_factory=collections.Counter)
+    last_answer: dict[str, float] = field(default_factory=dict)
+    """When each version answered for the last time, in monotonic seconds."""
     failures: list[Failure] = field(default_factory=list)
 
     def kinds(self) -> dict[str, int]:
@@ -513,6 +515,7 @@ class _Connection:
         tally.answered += 1
         tally.by_version[answer["version"]] += 1
         tally.by_pid[answer["pid"]] += 1
+        tally.last_answer[answer["version"]] = time.monotonic()
         tally.told_to_close += closes and keep_alive
         self.pid = answer["pid"]
         self.usable = keep_alive and not closes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.benchmarks.cases import CASES, Bench, Sample
 from tests.benchmarks.report import Results, markdown, write_page
-from tests.benchmarks.servers import COMMANDS
+from tests.benchmarks.servers import COMMANDS, pin_client
 
 
 def arguments() -> argparse.Namespace:
@@ -38,6 +38,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Measure and report."""
+    pin_client()
     options = arguments()
     results = _read(Path(options.from_json)) if options.from_json else _measure(options)
     if options.json:
@@ -78,7 +79,7 @@ def _measure(options: argparse.Namespace) -> Results:
                 for name in order:
                     try:
                         sample = case.sample(bench, name)
-                    except RuntimeError as error:
+                    except (RuntimeError, AssertionError) as error:
                         _say(f"{case.name}: {name} failed: {error}")
                         continue
                     row[name].append(sample)

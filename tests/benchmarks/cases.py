@@ -1,15 +1,18 @@
 """What is measured: each case takes one sample of one server."""
 
 import http.client
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tests.benchmarks.load import HttpLoad, WebSocketLoad
-from tests.benchmarks.servers import Server, running, start
+from tests.benchmarks.servers import Launch, Server, free_port, start
+from tests.kit import Load, Project, application, wait_for
 
 WARM_UP = 1.0
 BROWSER = {
@@ -50,14 +53,20 @@ class Bench:
     directory: Path
     seconds: float
 
+    def start(self, name: str, application: str, **how: Any) -> Server:
+        """Start a server; ``how`` are fields of ``Launch``."""
+        launch = Launch(application=application, port=free_port(), **how)
+        return start(name, launch, python=self.pythons[name], log=self.directory / f"{name}.log")
+
     @contextmanager
-    def server(self, name: str, application: str, *, access_log: bool = False) -> Iterator[Server]:
-        """Run a server that answers."""
-        log = self.directory / f"{name}.log"
-        with running(
-            name, application, python=self.pythons[name], access_log=access_log, log=log
-        ) as server:
+    def server(self, name: str, application: str, **how: Any) -> Iterator[Server]:
+        """Run a server that answers, and stop it at the end."""
+        server = self.start(name, application, **how)
+        try:
+            server.wait()
             yield server
+        finally:
+            server.stop()
 
 
 class Case(Protocol):
@@ -154,9 +163,7 @@ class StartUp:
     unit: str = "ms"
 
     def sample(self, bench: Bench, server: str) -> Sample:
-        log = bench.directory / f"{server}.log"
-        python = bench.pythons[server]
-        launched = start(server, f"{_HERE}:plain", python=python, access_log=False, log=log)
+        launched = bench.start(server, f"{_HERE}:plain")
         try:
             return Sample(value=launched.wait() * 1e3)
         finally:
@@ -180,6 +187,34 @@ class BaseMemory:
                 connection.getresponse().read()
             connection.close()
             return Sample(value=running_server.memory() / 2**20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reload:
+    """The time from SIGHUP to the last answer of old code, under load; errors are lost requests."""
+
+    name: str = "reload"
+    title: str = "reload of two workers under load"
+    floor: bool = False
+    unit: str = "ms"
+
+    def sample(self, bench: Bench, server: str) -> Sample:
+        project = Project(bench.directory).write(application("old"), "reloaded.py")
+        with (
+            bench.server(server, "reloaded:app", workers=2) as running_server,
+            Load(running_server.port, keep_alive=16, closing=4) as load,
+        ):
+            tally = load.tally
+            project.write(application("new"), "reloaded.py")
+            began = time.monotonic()
+            running_server.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: tally.by_version["new"], "the new code answers")
+            old = -1
+            while old != tally.by_version["old"]:
+                old = tally.by_version["old"]
+                load.wait_for_answers(2000)
+        took = tally.last_answer["old"] - began
+        return Sample(value=took * 1e3, errors=len(tally.failures))
 
 
 CASES: dict[str, Case] = {
@@ -252,5 +287,6 @@ CASES: dict[str, Case] = {
         IdleMemory(),
         BaseMemory(),
         StartUp(),
+        Reload(),
     )
 }

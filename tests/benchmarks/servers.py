@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,74 +26,51 @@ class Launch:
 
     application: str
     port: int
-    access_log: bool
+    access_log: bool = False
+    workers: int = 1
     keep_alive: int = 75
     """Seconds; longer than any case lasts."""
 
 
 def _asgictl(launch: Launch) -> list[str]:
     log = "--access-log" if launch.access_log else "--no-access-log"
+    options = ["--workers", str(launch.workers), "--port", str(launch.port)]
     keep_alive = ["--timeout-keep-alive", str(launch.keep_alive)]
-    return [
-        "-m",
-        "asgictl",
-        launch.application,
-        "--workers",
-        "1",
-        "--port",
-        str(launch.port),
-        log,
-        *keep_alive,
-    ]
+    return ["-m", "asgictl", launch.application, *options, log, *keep_alive]
 
 
 def _uvicorn(launch: Launch) -> list[str]:
-    log = "--access-log" if launch.access_log else "--no-access-log"
-    keep_alive = ["--timeout-keep-alive", str(launch.keep_alive)]
-    return ["-m", "uvicorn", launch.application, "--port", str(launch.port), log, *keep_alive]
+    return ["-m", "uvicorn", *_asgictl(launch)[2:]]
 
 
 def _granian(launch: Launch) -> list[str]:
     log = "--access-log" if launch.access_log else "--no-access-log"
-    options = [
+    options = ["--workers", str(launch.workers), "--port", str(launch.port)]
+    return [
+        "-m",
+        "granian",
         "--interface",
         "asgi",
-        "--workers",
-        "1",
         "--loop",
         "uvloop",
-        "--port",
-        str(launch.port),
+        *options,
+        log,
+        launch.application,
     ]
-    return ["-m", "granian", *options, log, launch.application]
 
 
 def _gunicorn(launch: Launch) -> list[str]:
     log = ["--access-logfile", "-"] if launch.access_log else []
-    options = ["-k", "asgi", "-w", "1", "-b", f"127.0.0.1:{launch.port}", "--no-control-socket"]
-    return [
-        "-m",
-        "gunicorn",
-        *options,
-        "--keep-alive",
-        str(launch.keep_alive),
-        *log,
-        launch.application,
-    ]
+    options = ["-w", str(launch.workers), "-b", f"127.0.0.1:{launch.port}", "--no-control-socket"]
+    keep_alive = ["--keep-alive", str(launch.keep_alive)]
+    return ["-m", "gunicorn", "-k", "asgi", *options, *keep_alive, *log, launch.application]
 
 
 def _hypercorn(launch: Launch) -> list[str]:
     log = ["--access-logfile", "-"] if launch.access_log else []
-    options = ["-k", "uvloop", "-w", "1", "-b", f"127.0.0.1:{launch.port}"]
-    return [
-        "-m",
-        "hypercorn",
-        *options,
-        "--keep-alive",
-        str(launch.keep_alive),
-        *log,
-        launch.application,
-    ]
+    options = ["-w", str(launch.workers), "-b", f"127.0.0.1:{launch.port}"]
+    keep_alive = ["--keep-alive", str(launch.keep_alive)]
+    return ["-m", "hypercorn", "-k", "uvloop", *options, *keep_alive, *log, launch.application]
 
 
 def _floor(launch: Launch) -> list[str]:
@@ -195,14 +172,17 @@ def free_port() -> int:
         return port
 
 
-def start(name: str, application: str, *, python: str, access_log: bool, log: Path) -> Server:
-    """Start a server on the core for servers, with one worker, and return it before it answers."""
-    launch = Launch(application=application, port=free_port(), access_log=access_log)
-    command = [python, *COMMANDS[name](launch)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCHMARK_DIRECTORY": str(log.parent)}
+def start(name: str, launch: Launch, *, python: str, log: Path) -> Server:
+    """Start a server on the core for servers and return it before it answers."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{log.parent}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "BENCHMARK_DIRECTORY": str(log.parent),
+    }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
+            [python, *COMMANDS[name](launch)],
             cwd=log.parent,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -211,19 +191,6 @@ def start(name: str, application: str, *, python: str, access_log: bool, log: Pa
             preexec_fn=pin_server,
         )
     return Server(name, process, launch.port, log)
-
-
-@contextlib.contextmanager
-def running(
-    name: str, application: str, *, python: str, access_log: bool, log: Path
-) -> Iterator[Server]:
-    """Start a server, wait until it answers, and stop it at the end."""
-    server = start(name, application, python=python, access_log=access_log, log=log)
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.stop()
 
 
 def pin_server() -> None:

@@ -37,20 +37,6 @@ def test_a_killed_worker_costs_its_own_requests_only_and_is_replaced_within_a_se
     server.stop()
 
 
-def test_a_worker_killed_on_an_idle_machine_is_replaced_within_a_second_again_and_again(
-    serve: Serve, project: Project
-) -> None:
-    project.write(application("1"))
-    server = serve("--workers", "2")
-    # The first crash is free; later ones within ten seconds are held back on purpose.
-    for victim in list(server.workers())[:1]:
-        killed = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
-        server.wait_for_workers(2, other_than={victim})
-        assert time.monotonic() - killed < 1.0
-    server.stop()
-
-
 @pytest.mark.parametrize("path", ["/block", "/spin"])
 def test_a_blocked_event_loop_is_shown_in_the_log_and_then_replaced(
     serve: Serve, project: Project, path: str
