@@ -5,12 +5,12 @@ That works while C code holds the GIL, and when the log's pipe is full or closed
 was written last outlives the worker.
 """
 
+import fcntl
 import os
 import tempfile
 
 MAX_DUMP = 256 * 1024
-"""How many bytes of one dump are logged; a runaway recursion writes endless stacks."""
-
+"""How many bytes of one dump are logged: a hundred threads have long stacks."""
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -26,18 +26,27 @@ class DumpFile:
         if fd is not None:
             self.fd = fd
             os.set_inheritable(fd, False)
-        elif hasattr(os, "memfd_create"):
+            return
+        if hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("asgictl-stacks", os.MFD_CLOEXEC)
         else:
             self.fd, path = tempfile.mkstemp(prefix="asgictl-stacks-")
             os.unlink(path)
+        # So that the worker goes on at the beginning when we have cut the file.
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) | os.O_APPEND)
 
     def read_new(self) -> str:
-        """Return what was written since the last call."""
-        # pread: the worker shares the file offset, and writes where it stands.
+        """Return what was written since the last call, without an end that is too long."""
         data = os.pread(self.fd, MAX_DUMP, self.offset)
-        self.offset += len(data)
-        return without_our_frames(data.decode("utf-8", "replace")).strip()
+        size = os.fstat(self.fd).st_size
+        left_out = size - self.offset - len(data)
+        self.offset = size
+        if size > MAX_DUMP:
+            # A worker that is late now and then for a month would fill the machine's memory.
+            os.ftruncate(self.fd, 0)
+            self.offset = 0
+        text = without_our_frames(data.decode("utf-8", "replace")).strip()
+        return f"{text}\n... {left_out} bytes left out ..." if left_out > 0 else text
 
     def close(self) -> None:
         """Give the memory back."""
