@@ -5,7 +5,6 @@ import signal
 import socket
 import time
 
-import httpx
 import pytest
 from tests.conftest import Serve
 from tests.kit import PATIENCE, Load, Project, application, read_until_closed, wait_for
@@ -154,22 +153,3 @@ def test_the_supervisor_is_idle_between_the_beats(serve: Serve, project: Project
     woken, seconds = switches() - before, time.monotonic() - began
     assert woken <= 2 * beats_per_second * seconds + 4
     server.stop()
-
-
-def test_after_a_stop_delay_requests_are_still_answered(serve: Serve, project: Project) -> None:
-    project.write(application("1"))
-    server = serve("--workers", "2", "--stop-delay", "1.5")
-    server.signal("TERM")
-    server.assert_log("stopping: ")
-    with httpx.Client() as client:
-        assert client.get(server.url).status_code == 200
-    server.assert_log("draining")
-    server.assert_ended(0)
-
-
-def test_a_second_term_skips_the_stop_delay(serve: Serve, project: Project) -> None:
-    project.write(application("1"))
-    server = serve("--stop-delay", "60")
-    server.signal("TERM")
-    server.assert_log("stopping: ")
-    server.stop(within=10)

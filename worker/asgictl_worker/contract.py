@@ -20,6 +20,10 @@ HEADER = struct.Struct("!HBB")
 MAX_MESSAGE = 64 * 1024
 """The longest datagram, in bytes; texts are cut to fit (``shorten()``)."""
 
+ORPHAN_SIGNAL = 40
+"""What the kernel sends to a worker whose supervisor dies: a real-time signal, which nobody else
+uses, and which ends a process that is not prepared for it."""
+
 
 class MalformedMessage(ValueError):
     """Bytes on the channel that this protocol cannot have produced."""
@@ -121,7 +125,8 @@ class ReopenLogs:
 
 Message = Beat | Stage | Ready | Failed | Recycle | Draining | Bye | Forked | Drain | ReopenLogs
 _TYPES: dict[int, type[Message]] = {
-    kind.TYPE: kind for kind in (Beat, Stage, Ready, Failed, Recycle, Draining, Bye, Forked, Drain, ReopenLogs)
+    kind.TYPE: kind
+    for kind in (Beat, Stage, Ready, Failed, Recycle, Draining, Bye, Forked, Drain, ReopenLogs)
 }
 
 
@@ -163,8 +168,16 @@ def decode(datagram: bytes) -> Message | None:
         body = json.loads(datagram[HEADER.size :])
         known = {item.name for item in fields(kind)}
         return kind(**{name: value for name, value in body.items() if name in known})
-    except (struct.error, UnicodeDecodeError, json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise MalformedMessage(f"a datagram of {len(datagram)} bytes cannot be read: {error}") from None
+    except (
+        struct.error,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise MalformedMessage(
+            f"a datagram of {len(datagram)} bytes cannot be read: {error}"
+        ) from None
 
 
 _BEAT_FIELDS = tuple(item.name for item in fields(Beat))

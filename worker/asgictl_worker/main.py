@@ -32,6 +32,9 @@ ORPHAN_DRAIN = 3.0
 """Seconds to drain, at most, when the supervisor is gone: nobody watches over us any more, and
 whoever starts it again wants the memory and the port."""
 
+ORPHAN_LIMIT = 4.0
+"""Seconds after which the kernel ends an orphan that has not left by itself."""
+
 SERVING = "serve"
 """What comes after the stages of the boot."""
 
@@ -220,6 +223,7 @@ class _Worker:
         for number in LEFT_TO_THE_SUPERVISOR:
             # Not SIG_IGN, which the programs that the application starts would inherit.
             signal.signal(number, _nothing)
+        signal.signal(contract.ORPHAN_SIGNAL, _limit_orphan)
         faulthandler.enable(file=assignment.dump_fd)
         faulthandler.register(
             signal.SIGUSR2, file=assignment.dump_fd, all_threads=True, chain=False
@@ -351,6 +355,16 @@ def _failed(stage: str, error: BaseException) -> contract.Failed:
     return contract.Failed(
         stage=stage, error=contract.shorten(sentence, 4096), traceback=contract.shorten(trace)
     )
+
+
+def _limit_orphan(_number: int, _frame: FrameType | None) -> None:
+    """Have the kernel end this process soon.
+
+    The lifeline makes an orphan leave gracefully, if its event loop turns. One that is stuck
+    has nobody left who would notice; this runs between two lines of whatever it is stuck in.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, ORPHAN_LIMIT)
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import os
 import pickle
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -116,7 +115,7 @@ def live(
         if surroundings.identity is not None:
             privileges.become(surroundings.identity)
             kernel.forbid_new_privileges()
-        if not kernel.die_with_parent(parent, signal.SIGTERM):
+        if not kernel.die_with_parent(parent, contract.ORPHAN_SIGNAL):
             raise RuntimeError("the supervisor was gone before its worker began")
         # What the supervisor holds is not ours to collect, and shared as long as nobody looks.
         gc.freeze()

@@ -15,7 +15,6 @@ import contextlib
 import gc
 import os
 import pickle
-import signal
 import socket
 import struct
 import sys
@@ -201,7 +200,7 @@ class _Template:
         deadline = time.monotonic() + _ADOPTION_TIMEOUT
         while os.getppid() != self._supervisor and time.monotonic() < deadline:
             time.sleep(0.0005)
-        if not kernel.die_with_parent(self._supervisor, signal.SIGTERM):
+        if not kernel.die_with_parent(self._supervisor, contract.ORPHAN_SIGNAL):
             raise RuntimeError("the supervisor was gone before its worker began")
         gc.enable()
         return main.work(assignment, self._settings, loaded)
