@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,6 @@ from asgictl_worker.logs import LogConfigError
 from asgictl_worker.settings import WorkerSettings
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (\S+) +(\S+) \[(\d+)\] (.*)\n")
-
-
-@pytest.fixture(autouse=True)
-def untouched_logging() -> Iterator[None]:
-    """Give every logger back what it had."""
-    loggers = [logging.getLogger(name) for name in ("", "asgictl", "asgictl.worker", "other")]
-    before = [(each.handlers[:], each.level, each.propagate, each.disabled) for each in loggers]
-    yield
-    for each, (handlers, level, propagate, disabled) in zip(loggers, before, strict=True):
-        for handler in set(each.handlers) - set(handlers):
-            handler.close()
-        each.handlers[:] = handlers
-        each.setLevel(level)
-        each.propagate, each.disabled = propagate, disabled
 
 
 def log(level: int, text: str, *arguments: object, **how: Any) -> None:

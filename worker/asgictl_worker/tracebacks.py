@@ -1,9 +1,9 @@
 """Tracebacks that begin in the application.
 
-The frames by which asgictl and the import system called the application tell its author
-nothing; they are left out as long as they come first. What the application itself calls,
-our ``receive`` and ``send`` among it, is kept, and so is a traceback that never left us:
-then the bug is ours.
+The frames by which asgictl, the event loop and the import system called the application
+tell its author nothing; they are left out as long as they come first. What the application
+itself calls, our ``receive`` and ``send`` among it, is kept, and so is a traceback that never
+left us: then the bug is ours.
 """
 
 import importlib
@@ -14,7 +14,9 @@ from collections.abc import Iterator
 _FOREIGN = (
     os.path.dirname(__file__) + os.sep,
     os.path.dirname(importlib.__file__) + os.sep,
+    os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep,
     "<frozen importlib",
+    "uvloop/",
 )
 
 
@@ -25,7 +27,8 @@ def from_application(error: BaseException) -> str:
         leading = 0
         while leading < len(part.stack) and _is_foreign(part.stack[leading]):
             leading += 1
-        if leading < len(part.stack):
+        # A syntax error shows the application's line, though nothing of it has run.
+        if leading < len(part.stack) or isinstance(error, SyntaxError):
             del part.stack[:leading]
     return "".join(summary.format()).rstrip("\n")
 
