@@ -178,8 +178,6 @@ class Users:
         self._stop.set()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive(), "a client still waits for an answer"
-        for error in self.errors:
-            raise error
 
     def versions(self, uses: int) -> set[str]:
         """Wait for uses that begin now or later, and return the versions that answered them."""
@@ -189,6 +187,8 @@ class Users:
             return [version for began, version in list(self.uses) if began >= now]
 
         wait_for(lambda: self.errors or len(since()) >= uses, f"{uses} more uses")
+        for error in self.errors:
+            raise error
         return set(since())
 
     async def _run(self) -> None:
@@ -239,5 +239,6 @@ def test_a_framework_serves_every_request_through_a_reload_and_scaling(
         assert users.versions(CLIENTS) == {"new"}
     finally:
         users.stop()
+    assert not users.errors
     server.accept_files()
     server.stop()

@@ -55,8 +55,14 @@ async def state(request: Request) -> dict[str, Any]:
 @app.post("/notes/{name}", status_code=202)
 async def write_note(name: int, tasks: BackgroundTasks, request: Request) -> dict[str, str]:
     text = (await request.body()).decode()
-    tasks.add_task(Path(f"note-{name}").write_text, text)
+    tasks.add_task(save, Path(f"note-{name}"), text)
     return {"status": "accepted"}
+
+
+def save(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.rename(path)
 
 
 @app.get("/notes/{name}")
