@@ -446,6 +446,9 @@ class WebSocketCycle(asyncio.Protocol):
                 self._close(CloseCode.NORMAL)
             elif self._state is _CONNECTING or self._state is _DENYING:
                 raise Unfinished(self._state)
+        except GeneratorExit:
+            # The event loop is gone and the coroutine is thrown away: there is nobody left.
+            raise
         except BaseException as error:
             self._fail(error)
             if not isinstance(error, (Exception, asyncio.CancelledError)):

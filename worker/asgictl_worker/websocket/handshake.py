@@ -135,7 +135,10 @@ def answer(
     if handshake.extensions:
         fields.append((b"sec-websocket-extensions", handshake.extensions))
     for field in headers:
-        name = bytes(field[0]).lower()
+        try:
+            name = field[0].lower()
+        except (TypeError, LookupError, AttributeError):
+            name = b""  # the writer says what is wrong with it
         if name in _RESERVED or (name == b"sec-websocket-protocol" and subprotocol is not None):
             raise ReservedHeader(name)
         fields.append(field)
