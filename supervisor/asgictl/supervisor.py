@@ -43,7 +43,7 @@ from asgictl.system import (
 from asgictl.system.channel import ALL_MESSAGES, MESSAGES_PER_TURN
 from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
-from asgictl_worker import contract, logs
+from asgictl_worker import board, contract, logs
 from asgictl_worker.errors import ExitCode
 
 log = logging.getLogger("asgictl.supervisor")
@@ -115,9 +115,12 @@ class Supervisor:
         self._core_errors: deque[float] = deque(maxlen=MAX_CORE_ERRORS)
         self._exit_code: int | None = None
         self._pidfile: pidfile.PidFile | None = None
+        self._board = -1
+        """Memory that the workers share (asgictl_worker.board)."""
         self._lifeline = (-1, -1)
         """The end that workers read, and the end that only this process holds."""
         self._strangers: dict[int, kernel.Child] = {}
+        self._passed_sockets = listeners.passed_sockets(os.environ, os.getpid())
 
     # -- Life
 
@@ -155,9 +158,10 @@ class Supervisor:
         if settings.pid is not None:
             self._pidfile = pidfile.PidFile(settings.pid)
             leaving.callback(self._pidfile.remove)
-        self._generations[1].listeners = listeners.bind_all(settings.addresses, settings.backlog)
+        self._generations[1].listeners = self._bind(self._generations[1])
         leaving.callback(self._keep_generations, set[int]())
         self._lifeline = os.pipe2(os.O_CLOEXEC)
+        self._board = board.create()
         where = ", ".join(listener.address for listener in self._generations[1].listeners)
         fleet = f"{self._policy.workers} workers" if self._policy.workers != 1 else "1 worker"
         if settings.workers == "auto":
@@ -170,6 +174,7 @@ class Supervisor:
         """Go on where the program before us has stopped, in this same process."""
         taken = handover.take_over(left, self._now)
         self._state, self._lifeline, self._pidfile = taken.state, taken.lifeline, taken.pidfile
+        self._board = taken.board
         if self._pidfile:
             leaving.callback(self._pidfile.remove)
         leaving.callback(self._keep_generations, set[int]())
@@ -337,9 +342,7 @@ class Supervisor:
             return
         try:
             made = self._generation(reading.settings, reading.environ, self._all_listeners())
-            made.listeners = listeners.bind_all(
-                reading.settings.addresses, reading.settings.backlog, self._all_listeners()
-            )
+            made.listeners = self._bind(made)
             policy = policy_from(reading.settings)
         except Exception as error:
             self._learn(ev.PreflightFailed(epoch, str(error)))
@@ -410,6 +413,7 @@ class Supervisor:
                 channel_fd=channel_fd,
                 lifeline_fd=self._lifeline[0],
                 dump_fd=dump_fd,
+                board_fd=self._board,
                 beat_interval=beat_interval(generation.settings.timeout),
                 max_requests=max_requests(generation.settings, action.slot, self._state.desired),
             )
@@ -419,7 +423,10 @@ class Supervisor:
                 self._templates[action.generation].request(assignment(-1, -1), self._now)
                 return
             process = spawn.spawn_worker(
-                assignment, generation.surroundings, generation.listeners, self._lifeline[0]
+                assignment,
+                generation.surroundings,
+                generation.listeners,
+                (self._lifeline[0], self._board),
             )
         except OSError as error:
             self._learn(ev.SpawnFailed(action.worker, f"cannot fork: {error.strerror}"))
@@ -444,7 +451,10 @@ class Supervisor:
         generation = self._generations[action.generation]
         try:
             process = template.TemplateProcess.start(
-                self._application, generation.surroundings, generation.listeners, self._lifeline[0]
+                self._application,
+                generation.surroundings,
+                generation.listeners,
+                (self._lifeline[0], self._board),
             )
         except OSError as error:
             self._learn(ev.TemplateFailed(action.generation, f"cannot fork: {error.strerror}"))
@@ -567,6 +577,7 @@ class Supervisor:
             workers=self._workers,
             templates=self._templates,
             lifeline=self._lifeline,
+            board=self._board,
             pidfile=self._pidfile,
         )
 
@@ -618,6 +629,16 @@ class Supervisor:
                 identity=privileges.identity(settings.user, settings.group),
             ),
             listeners=bound,
+        )
+
+    def _bind(self, generation: Generation) -> list[Listener]:
+        settings = generation.settings
+        return listeners.bind_all(
+            settings.addresses,
+            backlog=settings.backlog,
+            access=listeners.Access.of(settings.uds_permissions, generation.surroundings.identity),
+            passed=self._passed_sockets,
+            keep=self._all_listeners(),
         )
 
     def _all_listeners(self) -> list[Listener]:

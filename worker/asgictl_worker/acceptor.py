@@ -27,8 +27,9 @@ QUEUE = 4096
 PAUSE = 1.0
 """Seconds without accepting when the process or the host is out of descriptors or memory."""
 
-HOLD = 0.01
-"""Seconds that connections are left to the other workers, when the allowance is used up."""
+HOLD = 0.004
+"""Seconds that connections are left to the other workers, when the allowance is used up. One
+that is still there afterwards is taken: whoever should have come is busy, or stuck."""
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about exhausted resources."""
@@ -59,6 +60,7 @@ class Acceptor:
     __slots__ = (
         "_allowance",
         "_complain_at",
+        "_has_waited",
         "_listeners",
         "_loop",
         "_make",
@@ -88,6 +90,7 @@ class Acceptor:
         self._make = make_protocol
         self._allowance = allowance
         self._open = False
+        self._has_waited = False
         self.pending = 0
         self._resume: asyncio.TimerHandle | None = None
         self._complain_at = 0.0
@@ -134,11 +137,16 @@ class Acceptor:
 
     def _on_readable(self, listener: socket.socket) -> None:
         batch = BATCH if self._allowance is None else min(BATCH, self._allowance())
-        if batch <= 0:
+        if batch <= 0 and not self._has_waited:
+            self._has_waited = True
             self._pause(HOLD)
-        for _ in range(batch):
+            return
+        self._has_waited = False
+        for _ in range(max(1, batch)):
             if not self._accept(listener):
-                return
+                break
+        if self._allowance is not None:
+            self._allowance()  # the others are to see at once what was taken
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection; return whether there may be more."""

@@ -222,5 +222,7 @@ class Assignment:
     """A memfd for stack dumps: it takes them even when the log's pipe is full."""
     beat_interval: float
     """Seconds between two beats."""
+    board_fd: int = -1
+    """Memory that all workers share (``board.py``), or -1."""
     max_requests: int = 0
     """Ask to be replaced after this many requests; 0 never asks."""

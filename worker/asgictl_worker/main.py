@@ -22,6 +22,7 @@ import setproctitle
 
 from asgictl_worker import contract, logs, tracebacks
 from asgictl_worker.asgi import Application
+from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 from asgictl_worker.server import CANCEL_GRACE, LAST_WORDS, Server, describe, load
 from asgictl_worker.settings import WorkerSettings
@@ -191,6 +192,7 @@ class _Worker:
         self.recycling = False
         self.terminated = False
         self.beat_due = 0.0
+        self.board: Board | None = None
         self.loop: asyncio.AbstractEventLoop
         self.server: Server
 
@@ -257,9 +259,8 @@ class _Worker:
         if not await self.server.startup():
             return False
         self._enter("listen")
-        self.server.start_accepting(
-            [socket.socket(fileno=each.fd) for each in self.assignment.listeners]
-        )
+        listeners = [socket.socket(fileno=each.fd) for each in self.assignment.listeners]
+        self.server.start_accepting(listeners, self._join_board())
         # What is alive now stays alive: later collections need not look at it.
         gc.collect()
         gc.freeze()
@@ -267,6 +268,15 @@ class _Worker:
         self.channel.send(contract.Ready())
         logger.info("ready: %s", self)
         return True
+
+    def _join_board(self) -> Callable[[], int] | None:
+        """Return what says how many connections to take, for the sake of the other workers."""
+        if self.assignment.board_fd < 0:
+            return None
+        server = self.server
+        board = Board(self.assignment.board_fd, self.assignment.worker, self.loop.time())
+        self.board = board
+        return lambda: board.allowance(server.connections)
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
@@ -285,6 +295,8 @@ class _Worker:
         await self.server.stopping.wait()
         # The listeners stay open in the supervisor, for the other workers.
         self.server.stop_accepting()
+        if self.board is not None:
+            self.board.hide()
         left = len(self.server.service.connections)
         logger.info("draining: %s connections=%d reason=%s", self, left, self.reason)
         self.channel.send(contract.Draining(left=left))
@@ -294,6 +306,8 @@ class _Worker:
         now = self.loop.time()
         service = self.server.service
         counters = service.counters
+        if self.board is not None and not self.server.stopping.is_set():
+            self.board.refresh(now, self.server.connections)
         self.channel.beat(
             contract.Beat(
                 connections=len(service.connections),

@@ -223,9 +223,14 @@ class Server:
             pause = min(pause * 1.5, 0.1)
             await asyncio.sleep(min(pause, left))
 
-    def _busy(self) -> bool:
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those included that are being set up."""
         pending = self._acceptor.pending if self._acceptor is not None else 0
-        return bool(pending or self.service.connections or self.service.tasks)
+        return pending + len(self.service.connections)
+
+    def _busy(self) -> bool:
+        return bool(self.connections or self.service.tasks)
 
     async def shutdown(self) -> None:
         """Take the application through its lifespan shutdown and write the last log lines."""

@@ -41,6 +41,7 @@ class Taken:
     workers: Mapping[int, WorkerProcess]
     templates: Mapping[int, TemplateProcess]
     lifeline: tuple[int, int]
+    board: int
     pidfile: PidFile | None
 
 
@@ -52,6 +53,7 @@ def hand_over(
     workers: Mapping[int, WorkerProcess],
     templates: Mapping[int, TemplateProcess],
     lifeline: tuple[int, int],
+    board: int,
     pidfile: PidFile | None,
 ) -> dict[str, Any]:
     """Return everything that the next program needs, ready for ``json.dumps()``."""
@@ -83,13 +85,14 @@ def hand_over(
             for number, item in templates.items()
         },
         "lifeline": list(lifeline),
+        "board": board,
         "pidfile": pidfile and {"path": pidfile.path, "fd": pidfile.fileno()},
     }
 
 
 def descriptors(left: Mapping[str, Any]) -> list[int]:
     """Return the descriptors that must stay open for the next program."""
-    found = list(left["lifeline"])
+    found = [*left["lifeline"], left["board"]]
     for item in left["workers"].values():
         found += [item["channel"], item["dumps"]]
     found += [item["channel"] for item in left["templates"].values()]
@@ -126,7 +129,7 @@ def take_over(left: Mapping[str, Any], now: float) -> Taken:
     """
     state, settings = restore_state(left, now)
     listeners = [Listener.take_over(item) for item in left["listeners"]]
-    for fd in left["lifeline"]:
+    for fd in (*left["lifeline"], left["board"]):
         os.set_inheritable(fd, False)
     pidfile = left["pidfile"]
     return Taken(
@@ -152,6 +155,7 @@ def take_over(left: Mapping[str, Any], now: float) -> Taken:
             for number, item in left["templates"].items()
         },
         lifeline=(left["lifeline"][0], left["lifeline"][1]),
+        board=left["board"],
         pidfile=PidFile(pidfile["path"], pidfile["fd"]) if pidfile else None,
     )
 

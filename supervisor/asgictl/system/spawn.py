@@ -57,7 +57,7 @@ def spawn_worker(
     assignment: Callable[[int, int], contract.Assignment],
     surroundings: Surroundings,
     listeners: list[Listener],
-    lifeline_fd: int,
+    shared: tuple[int, ...],
 ) -> WorkerProcess:
     """Fork a worker.
 
@@ -65,7 +65,7 @@ def spawn_worker(
         assignment: makes the worker's assignment, given its channel's and dump's descriptors.
         surroundings: what its generation is to find.
         listeners: the sockets that it accepts from.
-        lifeline_fd: the end of the lifeline that workers read.
+        shared: descriptors that all workers inherit, lifeline and board.
 
     Raises:
         OSError: no process or no descriptor is to be had.
@@ -86,7 +86,7 @@ def spawn_worker(
         dumps.close()
         raise
     if pid == 0:
-        keep = [far_end.fileno(), dumps.fd, lifeline_fd]
+        keep = [far_end.fileno(), dumps.fd, *shared]
         keep += [listener.socket.fileno() for listener in listeners]
 
         def work() -> int:

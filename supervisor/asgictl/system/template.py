@@ -61,7 +61,7 @@ class TemplateProcess:
         application: str,
         surroundings: spawn.Surroundings,
         listeners: list[Listener],
-        lifeline_fd: int,
+        shared: tuple[int, ...],
     ) -> "TemplateProcess":
         """Fork a template; it says Ready or Failed on its channel.
 
@@ -77,7 +77,7 @@ class TemplateProcess:
                 channel.close()
                 raise
             if pid == 0:
-                keep = [far_end.fileno(), lifeline_fd]
+                keep = [far_end.fileno(), *shared]
                 keep += [listener.socket.fileno() for listener in listeners]
 
                 def work() -> int:
