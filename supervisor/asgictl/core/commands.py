@@ -5,8 +5,12 @@ from collections.abc import Callable, Mapping
 from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core import reload, stop
-from asgictl.core.state import Phase
+from asgictl.core.policy import DUMP_DELAY
+from asgictl.core.state import Phase, WorkerState
 from asgictl.core.turn import Turn
+
+ASKED = "somebody has asked for it"
+"""The fate of workers that go because an operator wants it."""
 
 
 def signal(turn: Turn, event: ev.Signal) -> None:
@@ -62,8 +66,36 @@ def restart_worker(turn: Turn, event: ev.WorkerRestartRequested) -> None:
     if worker is None or not worker.active:
         turn.warn(f"there is no worker with the number {event.worker} to restart")
     elif not worker.recycle:
-        turn.put(worker, recycle="somebody has asked for it")
-        turn.info(f"is to be replaced because somebody has asked for it: {worker}")
+        turn.put(worker, recycle=ASKED)
+        turn.info(f"is to be replaced because {ASKED}: {worker}")
+
+
+def drain_worker(turn: Turn, event: ev.WorkerDrainRequested) -> None:
+    """Let a worker go; its slot is filled at once, but capacity falls until that one is ready."""
+    worker = turn.workers.get(event.worker)
+    if worker is None or not worker.active:
+        turn.warn(f"there is no worker with the number {event.worker} to drain")
+    else:
+        turn.info(f"is to leave because {ASKED}: {worker}")
+        turn.retire(worker, ASKED, turn.state.policy.reload_drain_timeout)
+
+
+def kill_worker(turn: Turn, event: ev.WorkerKillRequested) -> None:
+    """Kill a worker; its slot is filled when it is gone, and nobody is blamed."""
+    worker = turn.workers.get(event.worker)
+    if worker is None or worker.state in (WorkerState.KILLING, WorkerState.UNKILLABLE):
+        turn.warn(f"there is no worker with the number {event.worker} to kill")
+    else:
+        turn.warn(f"killing because {ASKED}: {worker}")
+        turn.kill(turn.put(worker, fate=ASKED))
+
+
+def show_stacks(turn: Turn, event: ev.StacksRequested) -> None:
+    """Ask a worker for its stacks, and log them."""
+    worker = turn.workers.get(event.worker)
+    if worker is not None and worker.pid and turn.now + DUMP_DELAY < worker.dump_due:
+        turn.put(worker, dump_due=turn.now + DUMP_DELAY)
+        turn.do(act.Dump(worker.id))
 
 
 def _upgrade(turn: Turn) -> None:

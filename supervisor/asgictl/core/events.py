@@ -195,6 +195,27 @@ class WorkerRestartRequested:
     worker: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerDrainRequested:
+    """Somebody wants a worker to finish its work and leave, without waiting for a successor."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKillRequested:
+    """Somebody wants a worker to be gone, whatever it is doing."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class StacksRequested:
+    """Somebody wants to know where a worker is in its code."""
+
+    worker: int
+
+
 Event = (
     Started
     | Signal
@@ -219,4 +240,7 @@ Event = (
     | ReloadAborted
     | ScaleRequested
     | WorkerRestartRequested
+    | WorkerDrainRequested
+    | WorkerKillRequested
+    | StacksRequested
 )

@@ -73,19 +73,16 @@ def _fill_slots(turn: Turn) -> None:
         _retire_replaced(turn, occupants, wanted)
         if any(_lasts(worker) for worker in occupants if worker.generation == wanted):
             continue
-        if holding and occupants:
-            continue
         if not occupants and slot not in waiting:
             without_room += not _spawn(turn, slot, committed)
-        elif holding or (slot in waiting and wanted == committed):
+        if holding or (wanted == committed and (not occupants or slot in waiting)):
             continue
-        else:
-            # Beside an old worker, or in a slot that the old code cannot fill.
-            recycling = any(worker.generation == wanted for worker in occupants)
-            careful = recycling or phase is ReloadPhase.CANARY
-            if replacing < (1 if careful else state.policy.surge_for(state.desired)):
-                replacing += 1
-                without_room += not _spawn(turn, slot, wanted)
+        # Beside old workers, or in a slot that the old code cannot fill.
+        recycling = any(worker.generation == wanted for worker in occupants)
+        careful = recycling or phase is ReloadPhase.CANARY
+        if replacing < (1 if careful else state.policy.surge_for(state.desired)):
+            replacing += 1
+            without_room += not _spawn(turn, slot, wanted)
     _make_room(turn, without_room)
 
 
@@ -147,7 +144,7 @@ def _make_room(turn: Turn, wanted: int) -> None:
 
 
 def _scale_down(turn: Turn) -> None:
-    """Retire the workers of slots that are no more, those that serve only when others do."""
+    """Retire the workers of slots that are no more; those that serve, when enough others do."""
     state = turn.state
     surplus = [
         worker
@@ -155,11 +152,11 @@ def _scale_down(turn: Turn) -> None:
         if worker.active and worker.slot >= state.desired
     ]
     spare = state.ready() - state.desired
-    for worker in sorted(surplus, key=lambda worker: worker.connections):
-        if worker.state is WorkerState.READY:
-            if spare <= 0:
-                continue
-            spare -= 1
+    for worker in sorted(surplus, key=lambda worker: (worker.generation, worker.connections)):
+        ready = worker.state is WorkerState.READY
+        if (ready or worker.state is WorkerState.SUSPECT) and spare < ready:
+            continue
+        spare -= ready
         turn.retire(worker, "scale-down", state.policy.reload_drain_timeout)
 
 

@@ -62,7 +62,7 @@ def abort(turn: Turn, reason: str, detail: str = "") -> None:
     state = turn.state
     assert state.reload is not None, "there is no reload to abort"
     turn.error(f"reload refused, generation {state.committed} serves on: {reason}", detail)
-    _end(turn, state.reload, reason)
+    _end(turn, state.reload, reason, detail)
     turn.do(act.Notify("ready", f"reload refused: {reason}"))
 
 
@@ -73,7 +73,7 @@ def blame(turn: Turn, worker: WorkerHandle, reason: str) -> None:
         abort(turn, reason)
 
 
-def _end(turn: Turn, reload: Reload, reason: str) -> None:
+def _end(turn: Turn, reload: Reload, reason: str, detail: str = "") -> None:
     """Forget an uncommitted generation; those of its workers that serve do so until replaced."""
     state, generation = turn.state, reload.generation
     if reload.phase is ReloadPhase.PREFLIGHT:
@@ -81,7 +81,12 @@ def _end(turn: Turn, reload: Reload, reason: str) -> None:
     turn.set(
         reload=None,
         last_reload=ReloadResult(
-            epoch=reload.epoch, committed=False, reason=reason, finished=turn.now
+            epoch=reload.epoch,
+            committed=False,
+            reason=reason,
+            finished=turn.now,
+            generation=generation,
+            detail=detail,
         ),
         templates={key: item for key, item in state.templates.items() if key != generation},
         failures={key: count for key, count in state.failures.items() if key != generation},
@@ -127,7 +132,13 @@ def _commit(turn: Turn, reload: Reload) -> None:
         policy=policy,
         desired=min(desired, policy.max_workers),
         reload=None,
-        last_reload=ReloadResult(epoch=reload.epoch, committed=True, reason="", finished=turn.now),
+        last_reload=ReloadResult(
+            epoch=reload.epoch,
+            committed=True,
+            reason="",
+            finished=turn.now,
+            generation=generation,
+        ),
         failures={},
         backoff={},
         templates={key: item for key, item in state.templates.items() if key == generation},

@@ -203,6 +203,9 @@ class ReloadResult:
     committed: bool
     reason: str
     finished: Moment
+    generation: int = 0
+    detail: str = ""
+    """A traceback, or empty."""
 
 
 class TemplatePhase(StrEnum):

@@ -67,4 +67,7 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     ev.ReloadAborted: commands.abort_reload,
     ev.ScaleRequested: commands.scale,
     ev.WorkerRestartRequested: commands.restart_worker,
+    ev.WorkerDrainRequested: commands.drain_worker,
+    ev.WorkerKillRequested: commands.kill_worker,
+    ev.StacksRequested: commands.show_stacks,
 }

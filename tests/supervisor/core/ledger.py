@@ -178,15 +178,17 @@ class Ledger:
             allowed.add(reload.generation)
         assert action.generation in allowed
         if after.policy_of(action.generation).preload:
-            template = after.templates[action.generation]
-            assert template.phase is TemplatePhase.READY
+            assert after.templates[action.generation].phase is TemplatePhase.READY
             assert action.generation in self.templates
         alone = all(
             worker.slot != action.slot or worker.id >= action.worker
             for worker in after.workers.values()
             if worker.active
         )
-        if alone and action.slot not in before.backoff and after.committed == before.committed:
+        failed = action.slot in before.backoff or before.failures != after.failures
+        template = after.templates.get(after.committed)
+        no_template = template is not None and template.phase is not TemplatePhase.READY
+        if alone and not failed and not no_template and after.committed == before.committed:
             assert action.generation == after.committed, "an empty slot gets code that is proved"
         self.newest = action.worker
         self.processes[action.worker] = Process(action.generation)

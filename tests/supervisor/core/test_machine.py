@@ -187,10 +187,8 @@ class Supervision(RuleBasedStateMachine):
         # The longest way: a boot or a drain that hangs, then back-off, a roll, and soaking.
         patience = 600.0 + world.state.desired * (world.policy.min_ready + 80.0)
         world.run_until(lambda: world.settled or world.stopping, patience)
-        if world.stopping:
-            assert world.state.exit_code == 3, "nobody has asked for a stop"
-        else:
-            assert world.settled, world.state
+        # 3 is the core's own decision to give up; nobody has asked for a stop.
+        assert world.settled or world.state.exit_code == 3, world.state
 
     def _a_stop_ends_in_time(self) -> None:
         world = self.world
@@ -213,4 +211,6 @@ class Supervision(RuleBasedStateMachine):
 TestSupervision = pytest.mark.timeout(36_000 if "HYPOTHESIS_PROFILE" in os.environ else 120)(
     Supervision.TestCase
 )
-TestSupervision.settings = settings(stateful_step_count=40)
+TestSupervision.settings = settings(
+    max_examples=max(300, settings.default.max_examples), stateful_step_count=40
+)
