@@ -43,11 +43,23 @@ class InheritedDescriptor:
         return f"fd://{self.fd}"
 
 
-BindAddress = TcpAddress | UnixAddress | InheritedDescriptor
+@dataclass(frozen=True, slots=True)
+class SystemdSockets:
+    """All sockets of one name that systemd has opened for us; ``*`` stands for every name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"systemd:{self.name}"
+
+
+BindAddress = TcpAddress | UnixAddress | InheritedDescriptor | SystemdSockets
 
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^\s:/\[\]]*)):(?P<port>[0-9]+)")
 _UNIX_ADDRESS = re.compile(r"unix:(?://)?(?P<path>.+)")
 _DESCRIPTOR = re.compile(r"fd://(?P<fd>[0-9]+)")
+# Names have no colon, since that stands between them in $LISTEN_FDNAMES (sd_listen_fds(3)).
+_SYSTEMD = re.compile(r"(?:systemd:|fd://)(?P<name>[^\s:/-][^\s:/]{0,254})")
 
 
 def parse_bind(text: str) -> BindAddress:
@@ -61,6 +73,8 @@ def parse_bind(text: str) -> BindAddress:
         return UnixAddress(found["path"])
     if found := _DESCRIPTOR.fullmatch(text):
         return InheritedDescriptor(int(found["fd"]))
+    if found := _SYSTEMD.fullmatch(text):
+        return SystemdSockets(found["name"])
     if found := _ADDRESS.fullmatch(text):
         if int(found["port"]) > 65535:
             raise ValueError("an address with a port from 0 to 65535")
@@ -78,7 +92,7 @@ def parse_bind(text: str) -> BindAddress:
         raise ValueError("an address with IPv6 in brackets, such as [::1]:8000")
     if text.isdigit():
         raise ValueError(f"an address; for port {text} on every interface write :{text}")
-    raise ValueError("HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://N")
+    raise ValueError("HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, fd://N or systemd:NAME")
 
 
 def _rule_for_host(text: str) -> None:
@@ -113,8 +127,8 @@ class Settings(WorkerSettings):
     # -- Listeners
     bind: tuple[str, ...] = setting(
         (),
-        "Listen here (repeat for more): HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://N. Replaces --host, "
-        "--port, --uds and --fd.",
+        "Listen here (repeat for more): HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, fd://N, or systemd:NAME for "
+        "sockets that systemd has opened (systemd:* for all). Replaces --host, --port, --uds and --fd.",
         group=_LISTENERS,
         flags=("-b",),
         metavar="ADDRESS",
@@ -141,6 +155,13 @@ class Settings(WorkerSettings):
         group=_LISTENERS,
         metavar="PATH",
         rule=_rule_for_socket_path,
+    )
+    uds_permissions: str = setting(
+        "666",
+        "The permissions of UNIX sockets, in octal; with --user and --group, these own them.",
+        group=_LISTENERS,
+        metavar="OCTAL",
+        rule=_rule_for_umask,
     )
     fd: int | None = setting(
         None, "Listen on this inherited descriptor instead of a port.", group=_LISTENERS, minimum=0
@@ -238,6 +259,13 @@ class Settings(WorkerSettings):
         flags=("-p",),
         metavar="FILE",
     )
+    control: str = setting(
+        "auto",
+        "Take commands such as `asgictl status` at this UNIX socket: auto finds a place, none takes no commands.",
+        group=_PROCESS,
+        metavar="auto|none|PATH",
+        rule=_rule_for_socket_path,
+    )
     chdir: str | None = setting(
         None, "Change to this directory before anything else.", group=_PROCESS, metavar="DIRECTORY"
     )
@@ -306,7 +334,6 @@ WHERE: Mapping[str, str] = {
 WHERE_TWICE = "both say where to listen"
 
 
-_TLS = "let a proxy in front speak TLS"
 _WORKER_CLASS = "leave it out: every worker serves ASGI, and WSGI by --interface wsgi"
 
 INSTEAD: Mapping[str, str] = {
@@ -318,25 +345,16 @@ INSTEAD: Mapping[str, str] = {
     "--reload-dir": "there is no --reload; SIGHUP loads the application anew",
     "--reload-exclude": "there is no --reload; SIGHUP loads the application anew",
     "--reload-include": "there is no --reload; SIGHUP loads the application anew",
-    "--ssl-ca-certs": _TLS,
-    "--ssl-cert-reqs": _TLS,
-    "--ssl-certfile": _TLS,
-    "--ssl-ciphers": _TLS,
-    "--ssl-keyfile": _TLS,
-    "--ssl-keyfile-password": _TLS,
-    "--ssl-version": _TLS,
+    "--ssl-version": "see --ssl-min-version",
     "--timeout-worker-healthcheck": "see --timeout for a worker that hangs and --timeout-boot for one that starts",
     # gunicorn
     "--access-logfile": "access lines are on and go to standard output; see --no-access-log and --log-config",
     "--access-logformat": "set a formatter for the logger asgictl.access with --log-config",
     "--asgi-disconnect-grace-period": "the application is told by http.disconnect and not cancelled",
-    "--ca-certs": _TLS,
     "--capture-output": "what the application prints goes where asgictl's own output goes",
-    "--cert-reqs": _TLS,
-    "--certfile": _TLS,
     "--check-config": "`asgictl config` reads and checks all settings",
-    "--ciphers": _TLS,
     "-D": "let systemd or a container engine keep it in the background",
+    "--do-handshake-on-connect": "leave it out: the handshake always comes first",
     "--daemon": "let systemd or a container engine keep it in the background",
     "-e": "write the variable into a file and name it with --env-file",
     "--env": "write the variable into a file and name it with --env-file",
@@ -344,7 +362,6 @@ INSTEAD: Mapping[str, str] = {
     "--http-parser": "see --http",
     "--initgroups": "the groups of --user are always set",
     "-k": _WORKER_CLASS,
-    "--keyfile": _TLS,
     "--log-config-json": "--log-config reads JSON too",
     "--log-file": "log lines go to standard error; see --log-config",
     "--logger-class": "see --log-config",
@@ -356,6 +373,7 @@ INSTEAD: Mapping[str, str] = {
     "--reload-engine": "there is no --reload; SIGHUP loads the application anew",
     "--reload-extra-file": "there is no --reload; SIGHUP loads the application anew",
     "--reuse-port": "leave it out: the workers share the supervisor's sockets",
+    "--suppress-ragged-eofs": "leave it out",
     "--threads": "a worker runs one event loop; see --workers",
     "--worker-class": _WORKER_CLASS,
     "--worker-connections": "see --limit-concurrency",

@@ -13,6 +13,7 @@ from asgictl.settings import (
     WHERE,
     InheritedDescriptor,
     Settings,
+    SystemdSockets,
     TcpAddress,
     UnixAddress,
     parse_bind,
@@ -278,6 +279,9 @@ def test_a_header_that_frames_a_response_is_refused(name):
         ("unix:app.sock", UnixAddress("app.sock")),
         ("unix:///run/app.sock", UnixAddress("/run/app.sock")),
         ("fd://3", InheritedDescriptor(3)),
+        ("fd://web", SystemdSockets("web")),
+        ("systemd:app.socket", SystemdSockets("app.socket")),
+        ("systemd:*", SystemdSockets("*")),
     ],
 )
 def test_an_address_is_parsed(text, address):
@@ -298,7 +302,9 @@ def test_an_address_is_parsed(text, address):
         ("http://localhost:80", "HOST:PORT"),
         ("unix:", "HOST:PORT"),
         ("unix:" + "x" * 108, "107 bytes"),
-        ("fd://x", "HOST:PORT"),
+        ("fd://", "HOST:PORT"),
+        ("systemd:", "HOST:PORT"),
+        ("systemd:a/b", "HOST:PORT"),
         ("fd://-1", "HOST:PORT"),
         ("", "HOST:PORT"),
         ("a b:80", "HOST:PORT"),

@@ -33,7 +33,7 @@ def sample(pid: int, now: float, root: Path = machine.ROOT) -> Sample | None:
     try:
         # The second field is the program's name, which may hold spaces and parentheses.
         state = (process / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0]
-        on_processor, waiting, _ = (process / "schedstat").read_text("ascii").split()
+        on_processor, waiting, _ = (process / "schedstat").read_text("utf-8").split()
         status = (process / "status").read_text("utf-8", "replace")
         return Sample(
             time=now,
@@ -123,5 +123,5 @@ class MemoryWatch:
 
 def _facts(file: Path) -> dict[str, int]:
     """Return the lines ``name number`` of a file of a control group."""
-    pairs = (line.split() for line in file.read_text("ascii").splitlines())
+    pairs = (line.split() for line in file.read_text("utf-8").splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}

@@ -74,8 +74,8 @@ def control_groups(controller: str, root: Path = ROOT) -> list[Path]:
 
 def _quota(folder: Path) -> float | None:
     if (file := folder / "cpu.max").exists():
-        quota, period = file.read_text("ascii").split()
+        quota, period = file.read_text("utf-8").split()
         return None if quota == "max" else int(quota) / int(period)
-    quota = (folder / "cpu.cfs_quota_us").read_text("ascii")
-    period = (folder / "cpu.cfs_period_us").read_text("ascii")
+    quota = (folder / "cpu.cfs_quota_us").read_text("utf-8")
+    period = (folder / "cpu.cfs_period_us").read_text("utf-8")
     return None if int(quota) < 0 else int(quota) / int(period)
