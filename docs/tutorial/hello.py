@@ -24,14 +24,14 @@ PAGE = """<!doctype html>
   li i { height: 1em; background: var(--ink); border-radius: 3px; transition: width .2s }
 </style>
 <h1>%(greeting)s</h1>
-<p>This page came from worker <code>%(worker)d</code>, which has answered %(answered)d requests in
+<p>This page came from worker <code>%(worker)d</code>, as its answer number %(answered)d in
 %(uptime).0f seconds. Its supervisor is <code>%(supervisor)d</code>.</p>
 <p><button onclick="ask(100)">Send 100 requests</button> &nbsp;<span id="result" role="status"></span></p>
 <ul id="workers"></ul>
-<p>While the requests run, try this in a shell; none of them is lost:</p>
-<p><code>kill -HUP %(supervisor)d</code> new workers, with the code that is on disk now<br>
-<code>kill -TTIN %(supervisor)d</code> one worker more, <code>-TTOU</code> one less<br>
-<code>kill -KILL %(worker)d</code> this worker dies; another one takes its place</p>
+<p>While the requests run, try this in a shell:</p>
+<p><code>kill -HUP %(supervisor)d</code> new workers, with the code that is on disk now; no request is lost<br>
+<code>kill -TTIN %(supervisor)d</code> one worker more, <code>-TTOU</code> one less; none is lost either<br>
+<code>kill -KILL %(worker)d</code> this worker dies with what it was answering; another takes its place</p>
 <p>WebSocket: <code id="socket" role="status">connecting</code></p>
 <script>
 const byId = id => document.getElementById(id), counts = {}, lost = [];
