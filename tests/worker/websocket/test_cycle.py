@@ -12,6 +12,7 @@ from asgictl_worker.websocket.cycle import (
     CLOSE_TIMEOUT,
     EARLY_BYTES,
     LARGE_MESSAGE,
+    LAST_WORDS,
     TRANSITIONS,
     InvalidMessage,
     State,
@@ -328,12 +329,63 @@ async def test_a_close_of_the_client_is_answered_and_reported(code, reason, repo
     assert not talk.transport.aborted
 
 
-async def test_messages_before_the_close_are_delivered_first():
+@pytest.mark.parametrize(
+    "ending", [b"\x88\x82\x00\x00\x00\x00\x0f\xa0", b"\x83\x80\x00\x00\x00\x00"]
+)
+async def test_messages_before_the_end_can_be_answered_before_it(ending):
     app, talk = await accepted()
-    talk.send("last words")
-    talk.close()
-    assert (await app.receive())["text"] == "last words"
-    assert (await app.receive())["type"] == "websocket.disconnect"
+    code = 4000 if ending[0] == 0x88 else 1002
+    hello = b"\x81\x82\x00\x00\x00\x00hi"
+    talk.cycle.data_received(hello + hello + ending)
+    for _ in range(2):
+        assert (await app.receive())["text"] == "hi"
+        await app.send("send", text="hello")
+    talk.read()
+    assert talk.closed is None
+    assert (await app.receive())["code"] == code
+    assert [kind for kind, _ in talk.read()] == ["TEXT", "TEXT", "CLOSE"]
+    assert talk.closed[0] == code
+    with pytest.raises(ClientDisconnected):
+        await app.send("send", text="too late")
+
+
+async def test_an_application_that_does_not_receive_cannot_put_the_end_off():
+    app, talk = await accepted()
+    talk.send("unheard")
+    talk.close(4000)
+    await app.send("send", text="still allowed")
+    talk.tick(LAST_WORDS + 1)
+    talk.read()
+    assert talk.closed == (4000, "")
+    with pytest.raises(ClientDisconnected):
+        await app.send("send", text="too late")
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        ("return", 4000),
+        (ZeroDivisionError("oops"), 1011),
+        ({"type": "websocket.close", "code": 4001}, 4001),
+    ],
+)
+async def test_whatever_the_application_does_last_completes_the_close_of_the_client(last, code):
+    app, talk = await accepted()
+    talk.send("unheard")
+    talk.close(4000)
+    app.do(last)
+    app.do("return")
+    await talk.ended()
+    assert talk.closed == (code, "")
+    assert not talk.transport.aborted
+
+
+async def test_draining_completes_the_close_of_the_client():
+    _, talk = await accepted()
+    talk.send("unheard")
+    talk.close(4000)
+    talk.cycle.drain(0.0)
+    assert talk.transport.closing
 
 
 async def test_a_connection_that_is_lost_reports_1006():

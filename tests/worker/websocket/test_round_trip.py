@@ -206,7 +206,9 @@ async def test_another_version_is_answered_with_426_and_the_connection_ends():
 
 async def test_frames_right_behind_the_handshake_are_not_lost():
     async with serving(echo) as (_, url):
-        reader, writer = await shake_hands(url, early=b"\x81\x82\x00\x00\x00\x00hi")
+        reader, writer = await shake_hands(
+            url, early=b"\x81\x82\x00\x00\x00\x00hi\x88\x80\x00\x00\x00\x00"
+        )
         assert await reader.readexactly(4) == b"\x81\x02hi"
         writer.write(b"\x88\x80\x00\x00\x00\x00")
         assert await reader.read() == b"\x88\x00"

@@ -13,6 +13,7 @@ CONNECTING  the application decides               (there is none)
 DENYING     the application answers with HTTP     (there is none)
 OPEN        until the next ping                   ping
 OPEN        since the last ping                   close with 1011 if all was silent
+OPEN        the client has closed                 answer its close frame
 CLOSING     the client is to close too            cut
 CLOSED      the client is to read what was sent   cut
 ==========  ====================================  ==================================
@@ -43,6 +44,9 @@ logger = logging.getLogger("asgictl.worker")
 
 CLOSE_TIMEOUT = 10.0
 """Seconds in which the client must answer a close frame, and read what is still to be sent."""
+
+LAST_WORDS = 1.0
+"""Seconds in which the application can answer what the client sent before it closed."""
 
 EARLY_BYTES = 64 * 1024
 """Bytes taken before the handshake is answered; more stays in the kernel."""
@@ -154,6 +158,7 @@ class WebSocketCycle(asyncio.Protocol):
         "_aborted",
         "_disconnect",
         "_early",
+        "_ending",
         "_frames",
         "_handshake",
         "_has_closed",
@@ -206,6 +211,7 @@ class WebSocketCycle(asyncio.Protocol):
         self._readers = Waiters(service.loop)
         self._reading_paused = False
         self._disconnect: dict[str, Any] | None = None
+        self._ending: Close | None = None
         self._has_closed = False  # the application itself
         # From the application to the client.
         self._writer = Writer(service.ticker, service.defaults)
@@ -302,21 +308,21 @@ class WebSocketCycle(asyncio.Protocol):
                 self._transport.write(self._frames.pong(event.payload))
 
     def _closed_by_client(self, close: Close) -> None:
-        """Answer a close frame, or say which rule was broken."""
+        """Take a close frame of the client, or its breach of a rule, which ends it as well."""
         if self._state is not _OPEN:
             self._close_transport()
-        elif not close.failed:
-            self._disconnected(close.code, close.reason)
-            self._transport.write(self._frames.close(close.code))
-            self._close_transport()
+            return
+        self._ending = close
+        self._disconnected(close.code, close.reason)
+        if self._queue:
+            # What came before was sent in good faith, and may be answered yet.
+            self._arm(LAST_WORDS)
         else:
-            self._close(close.code, close.reason)
-            if self._transport.can_write_eof():
-                # The client may be sending still. Closing would reset the connection under
-                # it, and it would never read why; so what comes is thrown away for a while.
-                self._transport.write_eof()
-            else:
-                self._close_transport()
+            self._answer_close(close)
+
+    def _answer_close(self, close: Close) -> None:
+        # The code of a close frame is sent back; that of a breach tells the client which.
+        self._close(close.code, close.reason if close.failed else "")
 
     def eof_received(self) -> None:
         """Let the transport close: without a close frame, that is the end."""
@@ -352,6 +358,9 @@ class WebSocketCycle(asyncio.Protocol):
         """Act on the deadline."""
         if self._state is not _OPEN:
             self._transport.abort()
+            return
+        if self._ending is not None:
+            self._answer_close(self._ending)
             return
         settings = self._service.settings
         transport = self._transport
@@ -393,6 +402,8 @@ class WebSocketCycle(asyncio.Protocol):
         queue = self._queue
         while not queue:
             if self._disconnect is not None:
+                if self._ending is not None and self._state is _OPEN:
+                    self._answer_close(self._ending)
                 return self._disconnect.copy()
             await self._readers.join()
         message = queue.popleft()
@@ -443,7 +454,10 @@ class WebSocketCycle(asyncio.Protocol):
         try:
             await service.app(self._scope, self.receive, self.send)
             if self._state is _OPEN:
-                self._close(CloseCode.NORMAL)
+                if self._ending is not None:
+                    self._answer_close(self._ending)
+                else:
+                    self._close(CloseCode.NORMAL)
             elif self._state is _CONNECTING or self._state is _DENYING:
                 raise Unfinished(self._state)
         except GeneratorExit:
@@ -528,12 +542,21 @@ class WebSocketCycle(asyncio.Protocol):
         self._queue.clear()
 
     def _close(self, code: int, reason: str = "") -> None:
-        """Send a close frame and wait for that of the client."""
-        self._transport.write(self._frames.close(code, reason))
+        """Send a close frame, and wait for that of the client if it did not come first."""
+        transport = self._transport
+        transport.write(self._frames.close(code, reason))
         self._state = _CLOSING
         self._disconnected(code, reason)
         self._resume_reading()
         self._arm(CLOSE_TIMEOUT)
+        if self._ending is None:
+            return
+        if self._ending.failed and transport.can_write_eof():
+            # The client may be sending still. Closing would reset the connection under it,
+            # and it would never read why; so what comes is thrown away for a while.
+            transport.write_eof()
+        else:
+            self._close_transport()
 
     def _start_denial(self, message: dict[str, Any]) -> None:
         self._writer.start(
