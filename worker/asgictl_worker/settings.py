@@ -19,7 +19,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from asgictl_worker.errors import BadSetting, ContradictorySettings
+from asgictl_worker.errors import BadSetting, ContradictorySettings, MissingSetting
 
 METADATA_KEY = "asgictl"
 
@@ -38,6 +38,7 @@ class Facts:
     metavar: str
     separator: str
     rule: Callable[[str], object] | None
+    secret: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ def setting(
     metavar: str = "",
     separator: str = ",",
     rule: Callable[[str], object] | None = None,
+    secret: bool = False,
 ) -> Any:
     """Declare one setting as a dataclass field.
 
@@ -98,6 +100,7 @@ def setting(
         separator: what stands between several values in one environment variable.
         rule: raises ``ValueError`` for a text that cannot work; its message completes the
             sentence "it must be ...".
+        secret: the value is never shown.
     """
     facts = Facts(
         sentence=sentence,
@@ -110,8 +113,9 @@ def setting(
         metavar=metavar,
         separator=separator,
         rule=rule,
+        secret=secret,
     )
-    return field(default=default, metadata={METADATA_KEY: facts})
+    return field(default=default, repr=not secret, metadata={METADATA_KEY: facts})
 
 
 def declarations(settings_class: type) -> Mapping[str, Declaration]:
@@ -313,10 +317,16 @@ def parse_header(text: str) -> tuple[bytes, bytes]:
     return name.encode("ascii"), found[2].strip(" \t").encode("latin-1")
 
 
+def _rule_for_function(text: str) -> None:
+    if not re.fullmatch(r"[^\s:]+:[^\s:()]+", text):
+        raise ValueError("the name of a function, module:function")
+
+
 _APPLICATION = "Application"
 _PROTOCOL = "Protocol"
 _LIMITS = "Limits and time-outs"
 _WEBSOCKET = "WebSocket"
+_TLS = "TLS"
 _PROXY = "Behind a proxy"
 _LOGGING = "Logging"
 
@@ -444,8 +454,11 @@ class WorkerSettings:
         minimum=0,
     )
     # -- WebSocket
-    ws: Literal["auto", "websockets", "none"] = setting(
-        "auto", "The WebSocket engine; none refuses every upgrade.", group=_WEBSOCKET
+    ws: Literal["auto", "none", "websockets", "websockets-sansio", "wsproto"] = setting(
+        "auto",
+        "Whether to speak WebSocket; none ignores every upgrade. There is one engine: the names of uvicorn's "
+        "mean auto.",
+        group=_WEBSOCKET,
     )
     ws_max_size: int = setting(
         16 * 1024 * 1024,
@@ -477,6 +490,70 @@ class WorkerSettings:
     )
     ws_per_message_deflate: bool = setting(
         True, "Offer compression of messages (RFC 7692).", group=_WEBSOCKET
+    )
+    # -- TLS
+    ssl_certfile: str | None = setting(
+        None,
+        "Speak TLS on every listener, with the certificate in this PEM file (and after it those that lead to its "
+        "authority).",
+        group=_TLS,
+        flags=("--certfile",),
+        metavar="FILE",
+    )
+    ssl_keyfile: str | None = setting(
+        None,
+        "The private key of the certificate, in PEM (default: it is in the file of the certificate).",
+        group=_TLS,
+        flags=("--keyfile",),
+        metavar="FILE",
+    )
+    ssl_keyfile_password: str | None = setting(
+        None,
+        "The password of the private key. Other users see what stands on a command line, so set the variable.",
+        group=_TLS,
+        metavar="TEXT",
+        secret=True,
+    )
+    ssl_ca_certs: str | None = setting(
+        None,
+        "Accept client certificates that these authorities have issued: a PEM file, or a directory as "
+        "`openssl rehash` makes it.",
+        group=_TLS,
+        flags=("--ca-certs",),
+        metavar="PATH",
+    )
+    ssl_cert_reqs: Literal["none", "optional", "required"] | int = setting(
+        "none",
+        "Whether clients must show a certificate; 0, 1 and 2 mean the same as the words.",
+        group=_TLS,
+        flags=("--cert-reqs",),
+        minimum=0,
+        maximum=2,
+    )
+    ssl_min_version: Literal["1.2", "1.3"] = setting(
+        "1.2", "The oldest version of TLS that is spoken.", group=_TLS
+    )
+    ssl_ciphers: str | None = setting(
+        None,
+        "The ciphers of TLS 1.2, as `openssl ciphers` reads them (default: those that Python takes for good).",
+        group=_TLS,
+        flags=("--ciphers",),
+        metavar="LIST",
+    )
+    ssl_context_factory: str | None = setting(
+        None,
+        "A function module:function(settings, default_factory) that returns the ssl.SSLContext to use, for "
+        "instance one that chooses certificates by SNI.",
+        group=_TLS,
+        metavar="NAME",
+        rule=_rule_for_function,
+    )
+    timeout_ssl_handshake: float = setting(
+        10.0,
+        "Close a connection that has not finished its TLS handshake after this long.",
+        group=_TLS,
+        unit="seconds",
+        minimum=0.1,
     )
     # -- Behind a proxy
     proxy_headers: bool = setting(
@@ -513,6 +590,7 @@ class WorkerSettings:
         Raises:
             BadSetting: a value is not allowed.
             ContradictorySettings: two values cannot both be meant.
+            MissingSetting: a value means nothing without another.
         """
         for name, declaration in declarations(type(self)).items():
             value = getattr(self, name)
@@ -523,3 +601,15 @@ class WorkerSettings:
             raise ContradictorySettings(
                 ("interface", "lifespan"), "a WSGI application has no lifespan"
             )
+        if self.ssl_keyfile is not None and not self.uses_tls:
+            raise MissingSetting("ssl_keyfile", "ssl_certfile", "a key alone does not make TLS")
+        if self.ssl_cert_reqs not in ("none", 0) and self.ssl_ca_certs is None:
+            # Those of the system would let everybody in who can buy a certificate.
+            raise MissingSetting(
+                "ssl_cert_reqs", "ssl_ca_certs", "somebody must say whose certificates are good"
+            )
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether connections begin with a TLS handshake: all of them, on all listeners."""
+        return self.ssl_certfile is not None or self.ssl_context_factory is not None
