@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import ssl
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from tests.worker.waiting import until
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -66,6 +68,27 @@ async def test_messages_of_all_sizes_come_back(compression, http):
             await client.send(binary)
             assert await client.recv() == text
             assert await client.recv() == binary
+
+
+async def test_everything_works_over_tls(tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+    certificate.write_to_path(str(tmp_path / "certificate.pem"))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with serving(echo, ssl_certfile=str(tmp_path / "certificate.pem"), ws_max_size=2**20) as (
+        _,
+        url,
+    ):
+        async with connect(url.replace("ws:", "wss:"), ssl=trusting) as client:
+            for message in ("hello", "x" * 100_000, os.urandom(1_000_000)):
+                await client.send(message)
+                assert await client.recv() == message
+        client = await connect(url.replace("ws:", "wss:"), ssl=trusting, compression=None)
+        await client.send(bytes(2**20 + 1))
+        with pytest.raises(ConnectionClosed) as caught:
+            await client.recv()
+        assert caught.value.rcvd.code == 1009
 
 
 async def test_fragments_and_pings_mix():
