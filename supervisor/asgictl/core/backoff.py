@@ -22,7 +22,12 @@ def delay(failures: int, seed: int) -> float:
 
     So slots that fail together do not come back together.
     """
-    return nominal_delay(failures) * (0.5 + fraction(seed))
+    return shortest_delay(failures) + nominal_delay(failures) * fraction(seed)
+
+
+def shortest_delay(failures: int) -> float:
+    """Return the least that ``delay()`` can be."""
+    return nominal_delay(failures) / 2
 
 
 def next_seed(seed: int) -> int:

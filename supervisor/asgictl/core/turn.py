@@ -9,7 +9,7 @@ from math import inf
 from typing import Any, Literal
 
 from asgictl.core import actions as act
-from asgictl.core.backoff import delay, next_seed, nominal_delay
+from asgictl.core.backoff import delay, next_seed, shortest_delay
 from asgictl.core.policy import ABORT_GRACE, DUMP_DELAY, KILL_GRACE, MIN_UPTIME, TERMINATE_GRACE
 from asgictl.core.state import (
     TRANSITIONS,
@@ -155,8 +155,8 @@ class Turn:
             if other.generation == generation and other.active
         )
         count = state.failures.get(generation, 0)
-        # Workers that fail together, before one of them was tried again, have failed once.
-        together = self.now < state.last_failure_at + nominal_delay(count)
+        # Workers that fail before the first of them can have been tried again failed together.
+        together = self.now < state.last_failure_at + shortest_delay(count)
         count = 1 if healthy else count if together else count + 1
         seed = next_seed(state.seed)
         wait = delay(count, seed)
