@@ -25,7 +25,9 @@ def _ask(client: socket.socket) -> int:
     client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
     data = b""
     while not data.endswith(b"}"):
-        data += client.recv(4096)
+        part = client.recv(4096)
+        assert part, f"closed after {data!r}"
+        data += part
     return int(json.loads(data.partition(b"\r\n\r\n")[2])["pid"])
 
 
@@ -34,7 +36,7 @@ def test_64_connections_spread_over_4_workers(
     serve: Serve, project: Project, burst: bool, spread: float
 ) -> None:
     project.write(application("1"))
-    server = serve("--workers", "4", "--timeout-keep-alive", "60")
+    server = serve("--workers", "4", "--timeout-keep-alive", "60", "--timeout-request-header", "60")
     with contextlib.ExitStack() as stack:
         clients, pids = [], []
         for _ in range(CONNECTIONS):

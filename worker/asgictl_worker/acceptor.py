@@ -8,12 +8,15 @@ under uvloop than uvloop's own server, and the same under asyncio.
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
+
+from asgictl_worker.tls import TLS
 
 logger = logging.getLogger("asgictl.worker")
 
@@ -28,8 +31,15 @@ PAUSE = 1.0
 """Seconds without accepting when the process or the host is out of descriptors or memory."""
 
 HOLD = 0.004
-"""Seconds that connections are left to the other workers, when the allowance is used up. One
-that is still there afterwards is taken: whoever should have come is busy, or stuck."""
+"""Seconds for which connections are left to the other workers, when the allowance is used up."""
+
+POLITENESS = 0.04
+"""Seconds for which, hold after hold, they are left to the others at most: on a busy machine
+it takes a while until those have their turn."""
+
+IMPOLITENESS = 0.5
+"""Seconds for which nobody is waited for after that was in vain: whoever should have come is
+stuck."""
 
 COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about exhausted resources."""
@@ -54,18 +64,22 @@ class Acceptor:
     The listeners stay the property of whoever made them; they are never closed here.
 
     Attributes:
-        pending: connections that are accepted and not yet made known to their protocol.
+        pending: connections that are accepted and not yet made known to their protocol, most
+            of them for one turn of the loop, and with TLS as long as the handshake takes.
     """
 
     __slots__ = (
         "_allowance",
         "_complain_at",
-        "_has_waited",
+        "_held_first",
+        "_held_last",
+        "_impolite_until",
         "_listeners",
         "_loop",
         "_make",
         "_open",
         "_resume",
+        "_tls",
         "pending",
     )
 
@@ -75,6 +89,7 @@ class Acceptor:
         listeners: Sequence[socket.socket],
         make_protocol: Callable[[], asyncio.Protocol],
         allowance: Callable[[], int] | None = None,
+        tls: TLS | None = None,
     ) -> None:
         """Prepare to accept; nothing is accepted before ``start()``.
 
@@ -84,14 +99,16 @@ class Acceptor:
             make_protocol: makes the protocol of one connection.
             allowance: says how many connections to take now; with none, they are left to the
                 other workers for a moment. Asked whenever there are some, so it must be cheap.
+            tls: connections begin with a handshake, or end.
         """
         self._listeners = tuple(listeners)
         self._loop = loop
         self._make = make_protocol
         self._allowance = allowance
         self._open = False
-        self._has_waited = False
-        self.pending = 0
+        self._held_first = self._held_last = self._impolite_until = 0.0
+        self._tls = tls
+        self.pending: set[socket.socket] = set()
         self._resume: asyncio.TimerHandle | None = None
         self._complain_at = 0.0
         for listener in listeners:
@@ -118,6 +135,12 @@ class Acceptor:
                 if not self._accept(listener):
                     break
 
+    def give_up_pending(self) -> None:
+        """End what is not set up yet: a client that has shaken hands so far has lost nothing."""
+        for connection in self.pending:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def _watch(self) -> None:
         self._resume = None
         for listener in self._listeners:
@@ -136,17 +159,30 @@ class Acceptor:
             self._resume = self._loop.call_later(seconds, self._watch)
 
     def _on_readable(self, listener: socket.socket) -> None:
-        batch = BATCH if self._allowance is None else min(BATCH, self._allowance())
-        if batch <= 0 and not self._has_waited:
-            self._has_waited = True
-            self._pause(HOLD)
-            return
-        self._has_waited = False
+        batch = BATCH
+        if self._allowance is not None:
+            batch = min(BATCH, self._allowance())
+            if batch <= 0 and self._is_polite():
+                self._pause(HOLD)
+                return
         for _ in range(max(1, batch)):
             if not self._accept(listener):
                 break
         if self._allowance is not None:
             self._allowance()  # the others are to see at once what was taken
+
+    def _is_polite(self) -> bool:
+        """Return whether to leave a connection to the others once more."""
+        now = self._loop.time()
+        if now < self._impolite_until:
+            return False
+        if now - self._held_last > 2 * POLITENESS:
+            self._held_first = now  # what we held back before was taken
+        self._held_last = now
+        if now - self._held_first > POLITENESS:
+            self._impolite_until = now + IMPOLITENESS
+            return False
+        return True
 
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection; return whether there may be more."""
@@ -161,8 +197,18 @@ class Acceptor:
             self._pause(PAUSE)
             return False
         connection.setblocking(False)
-        self.pending += 1
-        self._drive(self._loop.connect_accepted_socket(self._make, connection), connection)
+        self.pending.add(connection)
+        tls = self._tls
+        if tls is None:
+            connecting = self._loop.connect_accepted_socket(self._make, connection)
+        else:
+            connecting = self._loop.connect_accepted_socket(
+                self._make,
+                connection,
+                ssl=tls.context,
+                ssl_handshake_timeout=tls.handshake_timeout,
+            )
+        self._drive(connecting, connection)
         return True
 
     def _drive(
@@ -175,9 +221,9 @@ class Acceptor:
         try:
             waiter = connecting.send(None)
         except StopIteration:
-            self.pending -= 1
+            self.pending.discard(connection)
         except Exception as error:
-            self.pending -= 1
+            self.pending.discard(connection)
             logger.debug("a connection was lost before it was set up: %r", error)
             connection.close()
         else:
