@@ -639,7 +639,7 @@ def test_a_descriptor_is_given_back_when_another_address_cannot_be_had(bind: Bin
     (held,) = bind(LOCAL)
     taken = TcpAddress("127.0.0.1", port_of(held))
     with listening() as end:
-        with pytest.raises(CannotBind, match="in use|itself"):
+        with pytest.raises(CannotBind, match=r"in use|itself"):
             bind(InheritedDescriptor(end.fileno()), taken)
         assert os.get_inheritable(end.fileno())
         assert answers(end.getsockname())
