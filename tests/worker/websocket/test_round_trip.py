@@ -272,3 +272,20 @@ async def test_pings_keep_a_client_and_drop_one_that_is_silent():
         client.transport.pause_reading()
         assert (await ends.get())["code"] == 1006
         client.transport.abort()
+
+
+async def test_a_trusted_proxy_says_who_the_client_is_and_that_it_spoke_tls():
+    scopes = asyncio.Queue()
+
+    async def app(scope, receive, send):
+        scopes.put_nowait(scope)
+        await echo(scope, receive, send)
+
+    said = {"X-Forwarded-For": "1.1.1.1, 203.0.113.7:80", "X-Forwarded-Proto": "https"}
+    async with (
+        serving(app, forwarded_allow_ips="127.0.0.0/8") as (_, url),
+        connect(url, additional_headers=said),
+    ):
+        scope = await scopes.get()
+    assert scope["client"] == ("203.0.113.7", 80)
+    assert scope["scheme"] == "wss"
