@@ -91,6 +91,8 @@ def effective(configuration: Configuration, *, explain: bool = False) -> str:
         line = f"{name} = {in_toml(value)}"
         if value is None:
             line = f"# {name} is not set"
+        elif SETTINGS[name].facts.secret:
+            line = f"# {name} is set, and secret"
         elif elsewhere and name in ("host", "port"):
             # In a settings file they would contradict what says where to listen.
             line = f"# {name} is not used"

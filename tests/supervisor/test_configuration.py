@@ -63,6 +63,8 @@ def some_values(declaration, directory):
         return [(str(directory / f"env{number}"),) for number in range(4)]
     if declaration.kind is bool:
         return [not declaration.default, bool(declaration.default)] * 2
+    if name == "ssl_cert_reqs":
+        return ["optional", 2, 1, "required"]
     if declaration.kind in (int, float) or declaration.or_number:
         start = int(declaration.facts.minimum or 0) + 64
         return [
@@ -72,9 +74,17 @@ def some_values(declaration, directory):
     if declaration.choices:
         words = [word for word in declaration.choices if word != declaration.default]
         return list(itertools.islice(itertools.cycle(words), 4))
-    text = {"bind": "127.0.0.1:{}", "header": "x-n: {}", "umask": "02{}"}.get(name, "text{}")
+    text = {
+        "bind": "127.0.0.1:{}",
+        "header": "x-n: {}",
+        "umask": "02{}",
+        "ssl_context_factory": "module:function{}",
+    }.get(name, "text{}")
     texts = [text.format(number) for number in range(4)]
     return [(text,) for text in texts] if declaration.many else texts
+
+
+NEEDED = {"ssl_keyfile": {"ssl_certfile": "a"}, "ssl_cert_reqs": {"ssl_ca_certs": "a"}}
 
 
 def as_text(declaration, value):
@@ -98,6 +108,7 @@ def test_the_strongest_source_wins_for_every_setting_and_every_set_of_sources(na
             if "variable" in chosen:
                 environment[declaration.variable] = as_text(declaration, values["variable"])
             flags = {name: values["flag"]} if "flag" in chosen else {}
+            flags |= NEEDED.get(name, {})
             config = str(file) if "file" in chosen else None
             found = configuration(tmp_path, flags, environment, config)
             expected = values[chosen[-1]] if chosen else declaration.default

@@ -102,6 +102,13 @@ def load(
     return adapt(found, interface)
 
 
+def find(name: str, app_dir: str | None = None) -> Any:
+    """Import a module and return what ``module:attribute`` names; see ``load()``."""
+    module_name, attribute = _split(name)
+    _look_first_in(name, app_dir)
+    return _attribute(name, _import(name, module_name), attribute)
+
+
 def adapt(app: Callable[..., Any], interface: Interface = "auto") -> Application:
     """Return ``app`` as an ASGI 3 callable, whichever of the three interfaces it has."""
     if interface == "auto":

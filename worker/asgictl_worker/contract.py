@@ -12,7 +12,7 @@ Nothing here does I/O.
 import json
 import struct
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 MAGIC = 0xA5C1
 VERSION = 1
@@ -123,11 +123,37 @@ class ReopenLogs:
     TYPE: ClassVar[int] = 34
 
 
-Message = Beat | Stage | Ready | Failed | Recycle | Draining | Bye | Forked | Drain | ReopenLogs
-_TYPES: dict[int, type[Message]] = {
-    kind.TYPE: kind
-    for kind in (Beat, Stage, Ready, Failed, Recycle, Draining, Bye, Forked, Drain, ReopenLogs)
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadTLS:
+    """Read certificate and key again; new connections get them, open ones keep what they have."""
+
+    TYPE: ClassVar[int] = 35
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLevel:
+    """Log as much as somebody has asked for, instead of what the setting says."""
+
+    TYPE: ClassVar[int] = 36
+    level: str
+    """One of the words of the setting ``log_level``."""
+
+
+Message = (
+    Beat
+    | Stage
+    | Ready
+    | Failed
+    | Recycle
+    | Draining
+    | Bye
+    | Forked
+    | Drain
+    | ReopenLogs
+    | ReloadTLS
+    | LogLevel
+)
+_TYPES: dict[int, type[Message]] = {kind.TYPE: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     NO_WORKER_BOOTED = 3
     CANNOT_BIND = 5
+    NOT_RUNNING = 69
     CORE_BROKEN = 70
     BAD_CONFIGURATION = 78
 
@@ -50,6 +51,14 @@ class ContradictorySettings(ConfigurationError):
         self.settings, self.reason, self.sources = settings, reason, sources
         named = " and ".join(sources or settings)
         super().__init__(f"{named} contradict each other: {reason}; keep one of them")
+
+
+class MissingSetting(ConfigurationError):
+    """One setting means nothing without another."""
+
+    def __init__(self, setting: str, missing: str, reason: str) -> None:
+        self.setting, self.missing, self.reason = setting, missing, reason
+        super().__init__(f"{setting} is set but {missing} is not: {reason}; set both or neither")
 
 
 class ServerFailed(AsgictlError):

@@ -26,6 +26,7 @@ from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 from asgictl_worker.server import CANCEL_GRACE, LAST_WORDS, Server, describe, load
 from asgictl_worker.settings import WorkerSettings
+from asgictl_worker.tls import TLS, MayNotRead
 
 logger = logging.getLogger("asgictl.worker")
 
@@ -61,7 +62,10 @@ def preload(name: str, settings: WorkerSettings) -> Application | contract.Faile
 
 
 def work(
-    assignment: contract.Assignment, settings: WorkerSettings, loaded: Application | None = None
+    assignment: contract.Assignment,
+    settings: WorkerSettings,
+    loaded: Application | None = None,
+    tls: TLS | None = None,
 ) -> int:
     """Be a worker until told to leave; return the exit code of the process.
 
@@ -74,12 +78,13 @@ def work(
         assignment: what the supervisor wants of this worker.
         settings: how to serve.
         loaded: the application, if ``preload()`` has loaded it before the fork.
+        tls: if files had to be read before privileges were dropped.
 
     Returns:
         0 after a drain, ``ExitCode.NO_WORKER_BOOTED`` if it did not come to serving, and
         ``ExitCode.INTERNAL`` if the application ended the process.
     """
-    return _Worker(assignment, settings, loaded).run()
+    return _Worker(assignment, settings, loaded, tls).run()
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -182,10 +187,12 @@ class _Worker:
         assignment: contract.Assignment,
         settings: WorkerSettings,
         loaded: Application | None,
+        tls: TLS | None,
     ) -> None:
         self.assignment = assignment
         self.settings = settings
         self.loaded = loaded
+        self.tls = tls
         self.channel = Channel(assignment.channel_fd)
         self.stage = ""
         self.reason = ""
@@ -251,7 +258,7 @@ class _Worker:
         # In the running loop, as everybody does it: applications look for it when imported.
         app = self.loaded or load(self.assignment.application, self.settings)
         self._enter("lifespan")
-        self.server = Server(app, self.settings)
+        self.server = Server(app, self.settings, tls=self.tls)
         # From here on the loop turns, and can react; before, SIGTERM ends the process at once.
         self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         self.loop.add_reader(self.channel.fileno(), self._on_channel)
@@ -340,8 +347,27 @@ class _Worker:
                     self._leave(message.reason, message.timeout)
                 elif isinstance(message, contract.ReopenLogs):
                     logs.reopen()
+                elif isinstance(message, contract.ReloadTLS):
+                    self._renew_certificate()
+                elif isinstance(message, contract.LogLevel):
+                    logs.set_level(message.level)
         except EOFError:
             self._on_orphaned()
+
+    def _renew_certificate(self) -> None:
+        tls = self.server.tls
+        if tls is None:
+            return
+        try:
+            tls.load()
+        except MayNotRead as error:
+            logger.info("only new workers will have the new certificate: %s: %s", self, error)
+        except AsgictlError as error:
+            logger.error("going on with the old certificate: %s: %s", self, error)
+        except Exception:
+            logger.exception("going on with the old certificate: %s", self)
+        else:
+            logger.info("certificate and key were read again: %s", self)
 
     def _on_orphaned(self) -> None:
         self.loop.remove_reader(self.channel.fileno())

@@ -26,6 +26,7 @@ from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.service import Service
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.timers import Ticker
+from asgictl_worker.tls import TLS
 
 logger = logging.getLogger("asgictl.worker")
 
@@ -34,6 +35,11 @@ LAST_WORDS = 0.5
 
 CANCEL_GRACE = 1.0
 """Seconds in which cancelled requests may tidy up."""
+
+
+HANDSHAKE_GRACE = 1.0
+"""Seconds that a TLS handshake may go on while draining: time for three round trips around the
+world. Whoever does not speak at all would hold us up for the whole handshake time-out."""
 
 
 class Server:
@@ -47,16 +53,25 @@ class Server:
         started: an ``asyncio.Event``, set as soon as connections are accepted.
         stopping: an ``asyncio.Event``, set as soon as ``stop()`` is called.
         sockets: the listening sockets; with port 0, ask them for the port.
+        tls: the TLS of all connections, or None; ``tls.load()`` renews the certificate.
     """
 
-    def __init__(self, app: Application | str, settings: WorkerSettings | None = None) -> None:
+    def __init__(
+        self,
+        app: Application | str,
+        settings: WorkerSettings | None = None,
+        *,
+        tls: TLS | None = None,
+    ) -> None:
         """Prepare to serve; nothing happens before ``serve()`` or ``startup()``.
 
         Args:
             app: an ASGI callable, or its name as ``module:attribute``.
             settings: how to serve it; the defaults without.
+            tls: made from the settings, if they ask for TLS and it is not given.
         """
         self.settings = settings or WorkerSettings()
+        self.tls = tls or (TLS(self.settings) if self.settings.uses_tls else None)
         self.started = asyncio.Event()
         self.sockets: tuple[socket.socket, ...] = ()
         self.stopping = asyncio.Event()
@@ -142,6 +157,8 @@ class Server:
             AsgictlError: the application cannot be loaded or its startup failed.
         """
         settings = self.settings
+        if self.tls is not None:
+            self.tls.load()
         app = self._app
         if isinstance(app, str):
             app = load(app, settings)
@@ -178,7 +195,9 @@ class Server:
         """Accept connections on listening sockets; see ``Acceptor`` for ``allowance``."""
         service = self.service
         self.sockets = tuple(sockets)
-        self._acceptor = Acceptor(service.loop, sockets, lambda: Connection(service), allowance)
+        self._acceptor = Acceptor(
+            service.loop, sockets, lambda: Connection(service), allowance, self.tls
+        )
         self._acceptor.start()
         self.started.set()
 
@@ -214,7 +233,10 @@ class Server:
         for connection in list(service.connections):
             connection.drain(loop.time())
         pause = 0.005
+        patience = loop.time() + HANDSHAKE_GRACE
         while self._busy():
+            if self._acceptor is not None and loop.time() >= patience:
+                self._acceptor.give_up_pending()
             left = self._drain_until - loop.time()
             if left <= 0:
                 await self._abort()
@@ -226,7 +248,7 @@ class Server:
     @property
     def connections(self) -> int:
         """How many connections there are, those included that are being set up."""
-        pending = self._acceptor.pending if self._acceptor is not None else 0
+        pending = len(self._acceptor.pending) if self._acceptor is not None else 0
         return pending + len(self.service.connections)
 
     def _busy(self) -> bool:
@@ -251,6 +273,8 @@ class Server:
         )
         for connection in list(service.connections):
             connection.abort()
+        if self._acceptor is not None:
+            self._acceptor.give_up_pending()
         for task in tasks:
             task.cancel()
         if tasks:

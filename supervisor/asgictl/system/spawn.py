@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from asgictl.settings import Settings
 from asgictl.system import kernel, privileges, signals
@@ -24,6 +24,9 @@ from asgictl.system.listeners import Listener
 from asgictl.system.notify import PRIVATE_VARIABLES
 from asgictl_worker import contract
 from asgictl_worker.errors import AsgictlError
+
+if TYPE_CHECKING:
+    from asgictl_worker.tls import TLS
 
 _WORKER_OOM_POINTS = 100
 """When memory runs out, the kernel shall take a worker and not the supervisor."""
@@ -89,10 +92,11 @@ def spawn_worker(
         keep = [far_end.fileno(), dumps.fd, *shared]
         keep += [listener.socket.fileno() for listener in listeners]
 
-        def work() -> int:
+        def work(tls: "TLS | None") -> int:
             from asgictl_worker import main
 
-            return main.work(assignment(far_end.fileno(), dumps.fd), surroundings.settings)
+            mine = assignment(far_end.fileno(), dumps.fd)
+            return main.work(mine, surroundings.settings, tls=tls)
 
         live(parent, keep, surroundings, work)
     far_end.close()
@@ -100,7 +104,7 @@ def spawn_worker(
 
 
 def live(
-    parent: int, keep: list[int], surroundings: Surroundings, work: Callable[[], int]
+    parent: int, keep: list[int], surroundings: Surroundings, work: Callable[["TLS | None"], int]
 ) -> NoReturn:
     """Be a child: prepare, work, and leave without unwinding the parent's frames."""
     code = 1
@@ -112,7 +116,9 @@ def live(
         if surroundings.settings.umask is not None:
             os.umask(int(surroundings.settings.umask, 8))
         kernel.prefer_as_victim(_WORKER_OOM_POINTS)
+        tls = None
         if surroundings.identity is not None:
+            tls = _read_certificates(surroundings.settings)
             privileges.become(surroundings.identity)
             kernel.forbid_new_privileges()
         if not kernel.die_with_parent(parent, contract.ORPHAN_SIGNAL):
@@ -120,11 +126,23 @@ def live(
         # What the supervisor holds is not ours to collect, and shared as long as nobody looks.
         gc.freeze()
         kernel.unblock_signals()
-        code = work()
+        code = work(tls)
     except BaseException:
         traceback.print_exc()
     finally:
         leave(code)
+
+
+def _read_certificates(settings: Settings) -> "TLS | None":
+    """Read what the user that we become may not: private keys are often root's alone."""
+    if not settings.uses_tls:
+        return None
+    # Here and not above: the supervisor itself never loads ssl.
+    from asgictl_worker.tls import TLS
+
+    tls = TLS(settings)
+    tls.read_files()
+    return tls
 
 
 def leave(code: int) -> NoReturn:

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from asgictl.system import kernel, spawn
 from asgictl.system.channel import Channel
@@ -32,6 +32,9 @@ from asgictl.system.dumps import DumpFile
 from asgictl.system.kernel import Child
 from asgictl.system.listeners import Listener
 from asgictl_worker import contract
+
+if TYPE_CHECKING:
+    from asgictl_worker.tls import TLS
 
 FORK_TIMEOUT = 5.0
 """Seconds that a template gets to fork; importing is over, so it has nothing else to do."""
@@ -80,8 +83,8 @@ class TemplateProcess:
                 keep = [far_end.fileno(), *shared]
                 keep += [listener.socket.fileno() for listener in listeners]
 
-                def work() -> int:
-                    life = _Template(application, surroundings, far_end, supervisor)
+                def work(tls: "TLS | None") -> int:
+                    life = _Template(application, surroundings, far_end, supervisor, tls)
                     return life.run()
 
                 spawn.live(supervisor, keep, surroundings, work)
@@ -150,11 +153,13 @@ class _Template:
         surroundings: spawn.Surroundings,
         channel: socket.socket,
         supervisor: int,
+        tls: "TLS | None",
     ) -> None:
         self._application = application
         self._settings = surroundings.settings
         self._channel = channel
         self._supervisor = supervisor
+        self._tls = tls
 
     def run(self) -> int:
         from asgictl_worker import main
@@ -203,7 +208,7 @@ class _Template:
         if not kernel.die_with_parent(self._supervisor, contract.ORPHAN_SIGNAL):
             raise RuntimeError("the supervisor was gone before its worker began")
         gc.enable()
-        return main.work(assignment, self._settings, loaded)
+        return main.work(assignment, self._settings, loaded, self._tls)
 
 
 def _refusal() -> contract.Failed:
