@@ -424,7 +424,11 @@ class WebSocketCycle(asyncio.Protocol):
         # hot: the rules are those of TRANSITIONS, spelled out
         if self._state is _OPEN:
             if kind == "websocket.send":
-                self._transport.write(self._frame(message))
+                text = message.get("text")
+                if type(text) is str and message.get("bytes") is None:  # hot: saves a call
+                    self._transport.write(self._frames.text(text))
+                else:
+                    self._transport.write(self._frame(message))
                 return
             if kind == "websocket.close":
                 self._close_for_application(message)
