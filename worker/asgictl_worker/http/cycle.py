@@ -359,9 +359,14 @@ def _as_bytes(body: Any) -> bytes:
 
 
 def is_about_disconnect(error: BaseException | None) -> bool:
-    """Whether an error is, or comes from, a ``send()`` to a client that has gone."""
+    """Whether an error is, or comes from, a ``send()`` to a client that has gone.
+
+    So is a group of which all are: that is how task groups report it.
+    """
     while error is not None:
         if isinstance(error, (ClientDisconnected, asyncio.CancelledError)):
             return True
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(is_about_disconnect, error.exceptions))
         error = error.__cause__ or error.__context__
     return False

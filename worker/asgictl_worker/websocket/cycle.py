@@ -516,7 +516,7 @@ class WebSocketCycle(asyncio.Protocol):
 
     def _accept(self, message: dict[str, Any]) -> None:
         subprotocol = message.get("subprotocol")
-        headers = handshake.answer(self._handshake, subprotocol, message.get("headers", ()))
+        headers = handshake.answer(self._handshake, subprotocol, message.get("headers") or ())
         self._transport.write(handshake.switch(self._writer, self._request, headers))
         if subprotocol is not None and subprotocol not in self._scope["subprotocols"]:
             logger.warning(
