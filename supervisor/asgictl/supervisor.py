@@ -12,21 +12,24 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any
 
 import setproctitle
 
 import asgictl
-from asgictl.configuration import read_env_files
+from asgictl.configuration import read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core.policy import Policy
-from asgictl.core.state import next_deadline
+from asgictl.core.state import State, next_deadline
 from asgictl.core.step import initial, step
+from asgictl.operate import control, places
+from asgictl.operate.desk import Desk
 from asgictl.operate.recorder import FlightRecorder
-from asgictl.settings import Settings
+from asgictl.operate.totals import Totals
+from asgictl.settings import Settings, UnixAddress
 from asgictl.system import (
     evidence,
     handover,
@@ -36,6 +39,7 @@ from asgictl.system import (
     notify,
     pidfile,
     privileges,
+    queues,
     reexec,
     spawn,
     template,
@@ -43,8 +47,9 @@ from asgictl.system import (
 from asgictl.system.channel import ALL_MESSAGES, MESSAGES_PER_TURN
 from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
+from asgictl.system.terminal import Terminal, shell_above
 from asgictl_worker import board, contract, logs
-from asgictl_worker.errors import ExitCode
+from asgictl_worker.errors import ConfigurationError, ExitCode
 
 log = logging.getLogger("asgictl.supervisor")
 
@@ -101,7 +106,13 @@ class Supervisor:
         self._now = kernel.monotonic()
         self._policy = policy_from(settings)
         self._state = initial(self._policy, int.from_bytes(os.urandom(8)))
-        self._recorder = FlightRecorder()
+        self.recorder = FlightRecorder()
+        self.totals = Totals(started=self._now)
+        self._log_level = ""
+        """What somebody has asked for, instead of the setting."""
+        self._desk = Desk(self)
+        self._control_listener: Listener | None = None
+        self._control: control.ControlServer | None = None
         self._pending: deque[ev.Event] = deque()
         self._workers: dict[int, spawn.WorkerProcess] = {}
         self._samples: dict[int, evidence.Sample | None] = {}
@@ -139,16 +150,20 @@ class Supervisor:
         setproctitle.setproctitle(f"asgictl: supervisor [{self._application}]")
         with contextlib.ExitStack() as leaving:
             leaving.callback(logs.flush, LAST_WORDS)
+            self._terminal = Terminal()
             self._signals = SignalPipe()
             leaving.callback(self._signals.close)
             self._watch(self._signals.fileno(), self._on_signals)
             self._memory = evidence.MemoryWatch()
             self._manager = notify.ServiceManager(os.environ)
+            leaving.callback(self._manager.close)
             kernel.adopt_orphans()
             if self._left is None:
                 self._begin(settings, leaving)
             else:
                 self._take_over(self._left, leaving)
+            leaving.callback(self._close_control)
+            self._open_control(settings)
             while self._exit_code is None:
                 self._turn()
             log.info("stopped, exit code %d", self._exit_code)
@@ -158,6 +173,8 @@ class Supervisor:
         if settings.pid is not None:
             self._pidfile = pidfile.PidFile(settings.pid)
             leaving.callback(self._pidfile.remove)
+        if settings.uses_tls:
+            self._check_certificates()
         self._generations[1].listeners = self._bind(self._generations[1])
         leaving.callback(self._keep_generations, set[int]())
         self._lifeline = os.pipe2(os.O_CLOEXEC)
@@ -168,13 +185,42 @@ class Supervisor:
             fleet += f" ({machine.available_processors()[1]})"
         log.info("%s listens on %s with %s", self._application, where, fleet)
         log.info("supervisor pid %d: Ctrl-C or TERM stops, HUP reloads", os.getpid())
+        if shell := shell_above():
+            log.warning(
+                "process 1 is a shell (%s), which passes no signals on: the container will be "
+                'killed and not stopped; start with ["asgictl", ...] or with `exec asgictl`',
+                shell,
+            )
         self._learn(ev.Started())
+
+    def _check_certificates(self) -> None:
+        """Look at the certificates, in a child; a reload has its preflight for that.
+
+        Raises:
+            ConfigurationError: they cannot be used.
+        """
+        first = self._generations[1]
+        environ = first.surroundings.environ
+        preflight = spawn.Preflight(
+            lambda: spawn.with_certificates(first.settings, environ, strict=False)
+        )
+        reading = preflight.wait()
+        preflight.close()
+        self._strangers[preflight.child.pid] = preflight.child
+        if reading.settings is None:
+            raise ConfigurationError(reading.error)
+        _log_remarks(reading)
 
     def _take_over(self, left: Mapping[str, Any], leaving: contextlib.ExitStack) -> None:
         """Go on where the program before us has stopped, in this same process."""
         taken = handover.take_over(left, self._now)
         self._state, self._lifeline, self._pidfile = taken.state, taken.lifeline, taken.pidfile
         self._board = taken.board
+        self._control_listener = taken.control
+        self.totals = Totals.take_over(taken.operate.get("totals", {}), self._now)
+        self.totals.upgrades += 1
+        if level := taken.operate.get("log_level"):
+            self.set_log_level(level)
         if self._pidfile:
             leaving.callback(self._pidfile.remove)
         leaving.callback(self._keep_generations, set[int]())
@@ -193,7 +239,9 @@ class Supervisor:
 
     def _turn(self) -> None:
         forks = min((item.deadline for item in self._templates.values()), default=inf)
-        deadline = min(next_deadline(self._state), forks, self._check_deadline)
+        deadline = min(next_deadline(self._state), forks, self._check_deadline, self._manager.due)
+        if self._control:
+            deadline = min(deadline, self._control.deadline)
         self._now = kernel.monotonic()
         # Rounded up, since poll() counts milliseconds and an early wake-up would spin.
         timeout = None if deadline == inf else max(0, int((deadline - self._now) * 1000) + 1)
@@ -213,12 +261,16 @@ class Supervisor:
                 self._template_lost(number, process, "it does not fork")
         if self._now >= self._check_deadline:
             self._on_check(timed_out=True)
+        if self._now >= self._manager.due:
+            self._manager.on_time(self._now)
+        if self._control and self._now >= self._control.deadline:
+            self._control.on_time()
         if self._now >= next_deadline(self._state):
             self._learn(ev.Tick())
 
-    def _watch(self, fd: int, source: Callable[[], None]) -> None:
+    def _watch(self, fd: int, source: Callable[[], None], events: int = select.POLLIN, /) -> None:
         self._sources[fd] = source
-        self._poll.register(fd, select.POLLIN)
+        self._poll.register(fd, events)
 
     def _unwatch(self, fd: int) -> None:
         if self._sources.pop(fd, None):
@@ -232,21 +284,26 @@ class Supervisor:
         if len(self._pending) > 1:
             return  # the loop below is running further up the stack
         while self._pending:
-            event = self._pending[0]
+            event, before = self._pending[0], self._state
             try:
                 self._state, actions = step(self._state, event, self._now)
             except Exception:
                 self._core_failed(event)
                 actions = []
-            self._recorder.add(self._now, event, actions)
+            self.recorder.add(self._now, event, actions)
             for action in actions:
                 _ACTIONS[type(action)](self, action)
+            if type(event) is not ev.Beat:
+                self.totals.learned(event, before, self._state, self._now)
+            if self._control:
+                self._control.learned(event)
             self._pending.popleft()
 
     def _core_failed(self, event: ev.Event) -> None:
         """Live on after a bug of ours: the workers serve without being told anything."""
         self._core_errors.append(self._now)
-        history = "\n".join(self._recorder.lines(self._now))
+        self._manager.withhold_ping()
+        history = "\n".join(self.recorder.lines(self._now))
         log.critical(
             "internal error at %s; please report it with these last events:\n%s",
             event,
@@ -264,6 +321,11 @@ class Supervisor:
 
     def _on_signals(self) -> None:
         names = self._signals.read()
+        if "HUP" in names and self._terminal.is_gone():
+            names -= {"HUP"}
+            if not self._terminal.may_close:
+                log.info("its terminal was closed; for a service without one see nohup(1)")
+                names |= {"TERM"}
         for name in sorted(names - {"CHLD"}):
             self._learn(ev.Signal(name))
         if "CHLD" in names:
@@ -327,6 +389,8 @@ class Supervisor:
     ) -> bool:
         messages, is_open = process.channel.receive(limit)
         for message in messages:
+            if isinstance(message, contract.Beat):
+                self.totals.beat(worker, message, self._now)
             event = _event(worker, message)
             if event is not None:
                 self._learn(event)
@@ -340,6 +404,7 @@ class Supervisor:
         if reading.settings is None:
             self._learn(ev.PreflightFailed(epoch, reading.error, reading.traceback))
             return
+        _log_remarks(reading)
         try:
             made = self._generation(reading.settings, reading.environ, self._all_listeners())
             made.listeners = self._bind(made)
@@ -348,6 +413,10 @@ class Supervisor:
             self._learn(ev.PreflightFailed(epoch, str(error)))
             return
         self._generations[generation] = made
+        if reading.settings.uses_tls:
+            # A renewed certificate serves at once, and even if the new code does not.
+            for process in self._workers.values():
+                process.channel.send(contract.ReloadTLS())
         self._learn(ev.PreflightPassed(epoch, policy))
 
     def _end_preflight(self) -> None:
@@ -439,6 +508,8 @@ class Supervisor:
 
     def _add_worker(self, worker: int, process: spawn.WorkerProcess) -> None:
         self._workers[worker] = process
+        if self._log_level:
+            process.channel.send(contract.LogLevel(level=self._log_level))
         self._watch(process.channel.fileno(), lambda: self._on_channel(worker, process))
         if process.child.pidfd >= 0:
             self._watch(process.child.pidfd, lambda: self._on_pidfd(worker, process))
@@ -478,6 +549,7 @@ class Supervisor:
         stacks = process.dumps.read_new() if process else ""
         if stacks:
             log.warning("%s:\n%s", action.why, stacks)
+        self._desk.collected(action.worker, stacks)
 
     def _probe(self, action: act.Probe) -> None:
         worker = self._state.workers[action.worker]
@@ -502,9 +574,10 @@ class Supervisor:
             lambda: self._on_preflight(action.epoch, action.generation, preflight),
         )
 
-    def _read(self) -> tuple[Settings, Mapping[str, str]]:
+    def _read(self) -> spawn.Reading:
         settings = self._read_settings()
-        return settings, read_env_files(settings.env_file, self._environ)
+        environ = read_env_files(settings.env_file, self._environ)
+        return spawn.with_certificates(settings, environ, strict=True)
 
     def _cancel_preflight(self, action: act.CancelPreflight) -> None:
         if self._preflight and self._preflight[0] == action.epoch:
@@ -579,6 +652,8 @@ class Supervisor:
             lifeline=self._lifeline,
             board=self._board,
             pidfile=self._pidfile,
+            control=self._control_listener,
+            operate={"totals": self.totals.hand_over(), "log_level": self._log_level},
         )
 
     def _exec(self) -> None:
@@ -616,30 +691,119 @@ class Supervisor:
     def _exit(self, action: act.Exit) -> None:
         self._exit_code = action.code
 
+    # -- Operate: what the desk sees and moves
+
+    def _open_control(self, settings: Settings) -> None:
+        if self._control_listener is None:
+            self._control_listener = control.listen(settings.control, os.environ, _bind_control)
+        if self._control_listener is not None:
+            self._control = control.ControlServer(
+                self._control_listener.socket, self._watch, self._unwatch, self._desk.answer
+            )
+
+    def _close_control(self) -> None:
+        if self._control:
+            self._control.close()
+        if self._control_listener:
+            path = self._control_listener.address.removeprefix("unix:")
+            self._control_listener.close()
+            places.clean_up(path)
+
+    @property
+    def state(self) -> State:
+        """What the core knows."""
+        return self._state
+
+    @property
+    def now(self) -> float:
+        """When this turn of the loop began, in monotonic seconds."""
+        return self._now
+
+    def learn(self, event: ev.Event) -> None:
+        """Give an event to the core, and do what comes of it."""
+        self._learn(event)
+
+    def identity(self) -> dict[str, Any]:
+        """Return who this is."""
+        return {
+            "application": self._application,
+            "version": asgictl.__version__,
+            "pid": os.getpid(),
+            "directory": self._start_directory,
+            "addresses": [listener.address for listener in self._committed.listeners],
+        }
+
+    def listeners(self) -> dict[str, Any]:
+        """Return where the committed generation listens, and how full the kernel's queues are."""
+        return {
+            "listeners": [
+                {"address": listener.address, **asdict(queues.queue_of(listener.socket))}
+                for listener in self._committed.listeners
+            ],
+            "overflows": queues.overflows(),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the committed generation."""
+        return to_show(self._committed.settings)
+
+    def set_log_level(self, level: str) -> None:
+        """Log as much as that in all processes, those to come too."""
+        self._log_level = level
+        logs.set_level(level)
+        for process in self._workers.values():
+            process.channel.send(contract.LogLevel(level=level))
+
     # -- Generations
+
+    @property
+    def _committed(self) -> Generation:
+        return self._generations[self._state.committed]
 
     def _generation(
         self, settings: Settings, environ: Mapping[str, str], bound: list[Listener]
     ) -> Generation:
+        identity = privileges.identity(settings.user, settings.group)
+        variables = spawn.child_environ(environ)
         return Generation(
             settings=settings,
             surroundings=spawn.Surroundings(
                 settings=settings,
-                environ=spawn.child_environ(environ),
-                identity=privileges.identity(settings.user, settings.group),
+                environ=identity.adapt(variables, self._environ) if identity else variables,
+                identity=identity,
             ),
             listeners=bound,
         )
 
     def _bind(self, generation: Generation) -> list[Listener]:
-        settings = generation.settings
-        return listeners.bind_all(
+        settings, keep = generation.settings, self._all_listeners()
+        self._refuse_change_of_tls(settings)
+        bound = listeners.bind_all(
             settings.addresses,
             backlog=settings.backlog,
             access=listeners.Access.of(settings.uds_permissions, generation.surroundings.identity),
             passed=self._passed_sockets,
-            keep=self._all_listeners(),
+            keep=keep,
         )
+        if settings.uses_tls:
+            bound = [listener if listener in keep else listener.with_tls() for listener in bound]
+        return bound
+
+    def _refuse_change_of_tls(self, settings: Settings) -> None:
+        """Keep a listener from speaking TLS with one worker and plain text with the next.
+
+        Raises:
+            ConfigurationError: a listener of older workers would change.
+        """
+        for address in map(str, settings.addresses):
+            for other in self._generations.values():
+                asked = [listener.asked for listener in other.listeners]
+                if address in asked and other.settings.uses_tls != settings.uses_tls:
+                    raise ConfigurationError(
+                        f"{address}: a reload cannot turn TLS {'on' if settings.uses_tls else 'off'}, "
+                        "for a while old and new workers serve together; start anew, or listen on "
+                        "another address"
+                    )
 
     def _all_listeners(self) -> list[Listener]:
         unique = {
@@ -676,6 +840,17 @@ class _Descriptor:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+def _bind_control(path: str) -> Listener:
+    access = listeners.Access(mode=0o600)
+    (listener,) = listeners.bind_all([UnixAddress(path)], backlog=64, access=access)
+    return listener
+
+
+def _log_remarks(reading: spawn.Reading) -> None:
+    for remark in reading.remarks:
+        log.warning("%s", remark)
 
 
 def _event(worker: int, message: contract.Message) -> ev.Event | None:
