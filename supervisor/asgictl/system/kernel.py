@@ -204,7 +204,7 @@ def _prctl(option: int, value: int) -> bool:
 def prefer_as_victim(points: int) -> None:
     """Make the kernel take this process before its parent when memory runs out (proc(5))."""
     with contextlib.suppress(OSError, ValueError):
-        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        with open("/proc/self/oom_score_adj", encoding="utf-8") as file:
             before = int(file.read())
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
             file.write(str(min(1000, before + points)))

@@ -17,7 +17,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,10 @@ class Listener:
     lock: "SocketLock | None" = None
     borrowed: bool = False
     """Somebody else has made it, and hands it over only once."""
+
+    def with_tls(self) -> "Listener":
+        """Return it with an address that says how it is spoken to."""
+        return replace(self, address=self.address.replace("http:", "https:", 1))
 
     def for_worker(self) -> contract.Listener:
         """Return what a worker needs to know of it."""
@@ -472,7 +476,7 @@ class SocketLock:
             except FileNotFoundError:
                 pass
             except BlockingIOError:
-                pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                pid = os.pread(fd, 32, 0).decode("utf-8", "replace").strip()
                 os.close(fd)
                 raise _in_use(self.path, f"process {pid} (asgictl)" if pid else "") from None
             except OSError as error:

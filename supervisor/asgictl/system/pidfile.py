@@ -49,8 +49,14 @@ class PidFile:
             return
         try:
             self._fd = self._lock()
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            try:
+                # The whole before the cut: who reads meanwhile finds a number.
+                text = b"%d\n" % os.getpid()
+                os.pwrite(self._fd, text, 0)
+                os.ftruncate(self._fd, len(text))
+            except OSError:
+                self.remove()
+                raise
         except OSError as error:
             raise CannotWritePidFile(self.path, error.strerror or str(error)) from None
 
@@ -59,18 +65,24 @@ class PidFile:
         return self._fd
 
     def _lock(self) -> int:
+        # Whoever may write into the directory must not choose which file we write to.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(self.path, flags, 0o644)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                os.close(fd)
-                raise PidFileHeld(self.path, holder) from None
-            # Its last owner may have removed the path between our open and our lock.
-            with contextlib.suppress(FileNotFoundError):
+                # Its last owner may have removed the path between our open and our lock.
                 if os.path.samestat(os.fstat(fd), os.stat(self.path)):
                     return fd
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                holder = os.pread(fd, 32, 0).decode("utf-8", "replace").strip() or "unknown"
+                os.close(fd)
+                raise PidFileHeld(self.path, holder) from None
+            except OSError:
+                os.close(fd)
+                raise
             os.close(fd)
 
     def remove(self) -> None:

@@ -125,5 +125,5 @@ def use_up_descriptors(leave: int = 0) -> None:
 
 def status_field(name: str) -> str:
     """Return a field of /proc/self/status (proc(5))."""
-    with open("/proc/self/status", encoding="ascii") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return next(line.split(":", 1)[1].strip() for line in file if line.startswith(name + ":"))

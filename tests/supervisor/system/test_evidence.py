@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -147,21 +148,22 @@ def test_a_process_that_computes_is_busy_or_starved_but_not_blocked() -> None:
 def test_a_process_that_competes_for_one_processor_is_starved() -> None:
     processor = {min(os.sched_getaffinity(0))}
 
-    def compete() -> None:
+    def compete(niceness: int) -> None:
         os.sched_setaffinity(0, processor)
-        os.nice(19)
+        os.nice(niceness)
+        signal.raise_signal(signal.SIGSTOP)
         spin()
 
-    def hog() -> None:
-        os.sched_setaffinity(0, processor)
-        spin()
-
-    child, rival = start(compete), start(hog)
-    wait_for(lambda: _state(child.pid) == _state(rival.pid) == "R", "both run")
-    assert verdict(child.pid, 1.0) is Verdict.STARVED
-    for each in (child, rival):
-        each.send("KILL")
-        ended(each)
+    rivals = [start(partial(compete, niceness)) for niceness in (19, 0)]
+    for rival in rivals:
+        os.waitid(os.P_PID, rival.pid, os.WSTOPPED | os.WNOWAIT)
+    for rival in rivals:
+        rival.send("CONT")
+    wait_for(lambda: all(_state(rival.pid) == "R" for rival in rivals), "both run")
+    assert verdict(rivals[0].pid, 1.0) is Verdict.STARVED
+    for rival in rivals:
+        rival.send("KILL")
+        ended(rival)
 
 
 def test_a_process_that_a_quota_holds_back_is_starved() -> None:

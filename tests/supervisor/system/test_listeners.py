@@ -39,7 +39,7 @@ from asgictl.system.listeners import (
     passed_sockets,
 )
 from asgictl.system.privileges import Identity
-from asgictl_worker.errors import ExitCode
+from asgictl_worker.errors import AsgictlError, ExitCode
 
 pytestmark = FORKS
 
@@ -258,7 +258,7 @@ def winners(bind: Callable[[], object], rivals: int = 12) -> int:
         os.read(go, 1)
         try:
             kept = bind()
-        except CannotBind:
+        except AsgictlError:
             os.write(tell, b"-")
         else:
             os.write(tell, b"+")
