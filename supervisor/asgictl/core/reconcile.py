@@ -7,7 +7,7 @@ The rules, per slot. A worker is *fresh* when it is of the wanted generation; it
 when it has not asked to be replaced, either.
 
 * A fresh worker is ready: the others retire, but not a lasting one for one that is not.
-* A fresh worker is booting, or a lasting one suspect: wait for it.
+* A fresh worker is booting, or a lasting one is there: no other is needed now.
 * The slot is empty: fill it from the committed generation, after its back-off.
 * Else start a fresh worker beside the old ones, as many at a time as the surge allows. So
   capacity never falls for the sake of a replacement.
@@ -18,6 +18,7 @@ from math import inf
 from asgictl.core import actions as act
 from asgictl.core import reload, stop
 from asgictl.core.state import (
+    BOOTING,
     Phase,
     ReloadPhase,
     TemplatePhase,
@@ -63,19 +64,27 @@ def _fill_slots(turn: Turn) -> None:
     phase = state.reload and state.reload.phase
     # While a new reload is being checked, the fleet of a superseded one is left as it is.
     holding = phase in (ReloadPhase.PREFLIGHT, ReloadPhase.TEMPLATE)
+    rolling = wanted != committed
     slots = state.slots()
-    replacing = sum(_is_being_replaced(occupants, wanted, committed) for occupants in slots)
+    lasting = [_lasting(occupants, wanted, rolling) for occupants in slots]
+    # A predecessor that is about to retire does not hold up the next replacement.
+    replacing = sum(
+        (rolling or len(occupants) > 1)
+        and bool(kept)
+        and all(worker.state is not WorkerState.READY for worker in kept)
+        for occupants, kept in zip(slots, lasting, strict=True)
+    )
     waiting = {slot: until for slot, until in state.backoff.items() if turn.now < until}
     if len(waiting) < len(state.backoff):
         turn.set(backoff=waiting)
     without_room = 0
     for slot, occupants in enumerate(slots):
-        _retire_replaced(turn, occupants, wanted)
-        if any(_lasts(worker) for worker in occupants if worker.generation == wanted):
+        _retire_replaced(turn, occupants, lasting[slot], wanted)
+        if lasting[slot]:
             continue
         if not occupants and slot not in waiting:
             without_room += not _spawn(turn, slot, committed)
-        if holding or (wanted == committed and (not occupants or slot in waiting)):
+        if holding or (not rolling and (not occupants or slot in waiting)):
             continue
         # Beside old workers, or in a slot that the old code cannot fill.
         recycling = any(worker.generation == wanted for worker in occupants)
@@ -86,20 +95,20 @@ def _fill_slots(turn: Turn) -> None:
     _make_room(turn, without_room)
 
 
-def _lasts(worker: WorkerHandle) -> bool:
-    """Return whether a worker, should it be fresh, makes another one unnecessary for now."""
-    return not worker.recycle or worker.state in (WorkerState.STARTING, WorkerState.SOAKING)
+def _lasting(occupants: list[WorkerHandle], wanted: int, rolling: bool) -> list[WorkerHandle]:
+    """Return the fresh workers that make another one unnecessary for now."""
+    return [
+        worker
+        for worker in occupants
+        if worker.generation == wanted
+        # Who wants a successor during a roll has to wait: old workers are replaced first.
+        and (rolling or not worker.recycle or worker.state in BOOTING)
+    ]
 
 
-def _is_being_replaced(occupants: list[WorkerHandle], wanted: int, committed: int) -> bool:
-    lasting = [item.state for item in occupants if item.generation == wanted and _lasts(item)]
-    # A predecessor that is about to retire does not hold up the next replacement.
-    if not lasting or WorkerState.READY in lasting:
-        return False
-    return len(occupants) > 1 or wanted != committed
-
-
-def _retire_replaced(turn: Turn, occupants: list[WorkerHandle], wanted: int) -> None:
+def _retire_replaced(
+    turn: Turn, occupants: list[WorkerHandle], lasting: list[WorkerHandle], wanted: int
+) -> None:
     ready = [
         worker
         for worker in occupants
@@ -109,8 +118,8 @@ def _retire_replaced(turn: Turn, occupants: list[WorkerHandle], wanted: int) -> 
         return
     keep = max(ready, key=lambda worker: (not worker.recycle, worker.id))
     for worker in occupants:
-        successor = worker.generation == wanted and _lasts(worker) and keep.recycle
-        if worker.id != keep.id and not successor:
+        to_come = keep.recycle and worker in lasting and worker not in ready
+        if worker.id != keep.id and not to_come:
             why = f"recycle: {worker.recycle}" if worker.recycle else "reload"
             turn.retire(worker, why, turn.state.policy.reload_drain_timeout)
 

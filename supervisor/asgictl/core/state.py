@@ -108,6 +108,7 @@ TRANSITIONS: Mapping[WorkerState, Mapping[Happening, WorkerState]] = {
 }
 """Happenings that are not listed are ignored: they come late, from a state already left."""
 
+BOOTING = frozenset({_W.STARTING, _W.SOAKING})
 ACTIVE = frozenset({_W.STARTING, _W.SOAKING, _W.READY, _W.SUSPECT})
 """States in which a worker occupies its slot."""
 

@@ -212,5 +212,5 @@ TestSupervision = pytest.mark.timeout(36_000 if "HYPOTHESIS_PROFILE" in os.envir
     Supervision.TestCase
 )
 TestSupervision.settings = settings(
-    max_examples=max(300, settings().max_examples), stateful_step_count=40
+    max_examples=max(200, settings().max_examples), stateful_step_count=40
 )
