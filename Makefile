@@ -1,5 +1,6 @@
 # What people do with this tree; `make run` is the tutorial's first page.
-#   PYTHON=python3.13 make test   takes another interpreter, in an environment of its own.
+#   make test PYTHON=python3.13   takes another interpreter, in an environment of its own.
+#   make test ARGS="-k reload"    passes on what follows; so does make bench.
 
 PYTHON ?= python3
 PORT ?= 8000
@@ -28,7 +29,7 @@ check: $(VENV)/.check
 	$(BIN)/codespell
 
 bench: $(BENCH)/.bench
-	$(BENCH)/bin/python -m tests.benchmarks --write docs/explanation $(ARGS)
+	$(BENCH)/bin/python -m tests.benchmarks $(or $(ARGS),--write docs/explanation)
 
 clean:
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
