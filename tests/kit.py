@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -269,7 +270,12 @@ def clean_environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def run(project: Project, *arguments: str, within: float = PATIENCE) -> Ended:
+def run(
+    project: Project,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    within: float = PATIENCE,
+) -> Ended:
     """Run asgictl until it ends by itself and return what it left; nothing may survive it."""
     scratch = project.directory.parent / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -277,7 +283,7 @@ def run(project: Project, *arguments: str, within: float = PATIENCE) -> Ended:
     process = subprocess.Popen(
         [sys.executable, str(ASGICTL), *arguments],
         cwd=project.directory,
-        env=clean_environment(scratch),
+        env=clean_environment(scratch) | (environment or {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -390,15 +396,24 @@ class Load:
     its own that the answer must repeat, so that a swapped answer is found too.
     """
 
-    def __init__(self, address: int | str, *, keep_alive: int = 64, closing: int = 8) -> None:
+    def __init__(
+        self,
+        address: int | str,
+        *,
+        keep_alive: int = 64,
+        closing: int = 8,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Prepare the clients.
 
         Args:
             address: a port of this machine, or the path of a UNIX socket.
             keep_alive: clients that send request after request over one connection.
             closing: clients that open a connection for each request.
+            tls: whom the clients trust, if they speak TLS.
         """
         self.address = address
+        self.tls = tls
         self.tally = Tally()
         self._clients = [True] * keep_alive + [False] * closing
         self._stop = threading.Event()
@@ -441,7 +456,7 @@ class Load:
         connection: _Connection | None = None
         while not self._stop.is_set():
             if connection is None:
-                connection = _Connection()
+                connection = _Connection(self.tls)
             try:
                 async with asyncio.timeout(PATIENCE):
                     await connection.ask(
@@ -475,7 +490,8 @@ class Lost(Exception):
 class _Connection:
     """One connection of a client, which reads answers strictly."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self.tls = tls
         self.reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
         self.pid: int | None = None
@@ -525,7 +541,9 @@ class _Connection:
             if isinstance(address, str):
                 self.reader, self.writer = await asyncio.open_unix_connection(address)
             else:
-                self.reader, self.writer = await asyncio.open_connection("127.0.0.1", address)
+                self.reader, self.writer = await asyncio.open_connection(
+                    "127.0.0.1", address, ssl=self.tls
+                )
         except OSError as error:
             kind = "refused" if isinstance(error, ConnectionRefusedError) else "unreachable"
             raise Lost(kind, error) from None

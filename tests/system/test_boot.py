@@ -154,3 +154,12 @@ def test_a_settings_file_that_cannot_be_used_is_one_error(
     project.write(application("1")).write(text, "asgictl.toml")
     ended = run(project, "app:app", *FREE)
     assert_one_clear_error(ended, ExitCode.BAD_CONFIGURATION, pattern)
+
+
+@pytest.mark.parametrize("variable", ["ASGICTL_WORKERS", "WEB_CONCURRENCY"])
+def test_a_variable_that_cannot_be_used_is_one_error_that_names_it(
+    project: Project, variable: str
+) -> None:
+    project.write(application("1"))
+    ended = run(project, "app:app", *FREE, environment={variable: "plenty"})
+    assert_one_clear_error(ended, ExitCode.BAD_CONFIGURATION, variable)

@@ -146,3 +146,16 @@ def test_a_fleet_scaled_by_hand_keeps_its_size_over_a_reload(
     server.reload()
     server.wait_for_workers(2, other_than=before)
     server.stop()
+
+
+def test_workers_that_have_served_enough_are_replaced_without_losing_a_request(
+    serve: Serve, project: Project
+) -> None:
+    project.write(application("1"))
+    server = serve("--workers", "2", "--max-requests", "500", "--max-requests-jitter", "200")
+    first = server.workers()
+    with Load(server.port, keep_alive=16, closing=4) as load:
+        wait_for(lambda: not server.workers() & first, "both workers are replaced")
+        load.wait_for_answers(200)
+    load.assert_nothing_lost()
+    server.stop()
