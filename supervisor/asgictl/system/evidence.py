@@ -21,9 +21,7 @@ class Sample:
     on_processor: float
     """Time on a processor, of the main thread: the event loop runs there."""
     waiting: float
-    """Ready to run, without a processor."""
-    throttled: float = 0.0
-    """Kept from running by the quota of the control group."""
+    """Ready to run, without a processor; a wait that still goes on does not count yet."""
     traced: bool = False
 
 
@@ -40,7 +38,6 @@ def sample(pid: int, now: float, root: Path = machine.ROOT) -> Sample | None:
             state=state,
             on_processor=int(on_processor) / 1e9,
             waiting=int(waiting) / 1e9,
-            throttled=_throttled(root),
             traced="TracerPid:\t0\n" not in status,
         )
     except (OSError, ValueError, IndexError):
@@ -69,28 +66,10 @@ def conclude(before: Sample | None, after: Sample | None, patience: float) -> Ve
         elapsed = after.time - before.time
         if after.on_processor - before.on_processor >= _SHARE * min(elapsed, patience):
             return Verdict.BUSY
-        waited = after.waiting - before.waiting
-        if running:
-            # Depending on the kernel, it does or does not wait while it is throttled.
-            waited = max(waited, after.throttled - before.throttled)
-        if waited >= _SHARE * elapsed:
+        # Who could run and has not run is waiting right now, also for a container's quota.
+        if running or after.waiting - before.waiting >= _SHARE * elapsed:
             return Verdict.STARVED
     return Verdict.BUSY if running else Verdict.BLOCKED
-
-
-def _throttled(root: Path) -> float:
-    """Return for how long, in seconds, our control groups were held back by a quota.
-
-    The workers are in the same ones as the supervisor. Ancestors count: a quota may be theirs.
-    """
-    longest = 0.0
-    for folder in machine.control_groups("cpu", root):
-        with contextlib.suppress(OSError, ValueError):
-            facts = _facts(folder / "cpu.stat")
-            # Microseconds in version 2 of control groups, nanoseconds in version 1.
-            seconds = facts.get("throttled_usec", 0) / 1e6 + facts.get("throttled_time", 0) / 1e9
-            longest = max(longest, seconds)
-    return longest
 
 
 class MemoryWatch:
