@@ -334,6 +334,14 @@ def to_json(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in SETTINGS}
 
 
+def to_show(settings: Settings) -> dict[str, Any]:
+    """Return settings as JSON knows them, to be looked at: what is secret is not told."""
+    return {
+        name: "(secret)" if SETTINGS[name].facts.secret and value is not None else value
+        for name, value in to_json(settings).items()
+    }
+
+
 def from_json(values: Mapping[str, Any]) -> Settings:
     """Return the settings that ``to_json()`` was given.
 

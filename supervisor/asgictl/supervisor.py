@@ -114,6 +114,7 @@ class Supervisor:
         self._control_listener: Listener | None = None
         self._control: control.ControlServer | None = None
         self._pending: deque[ev.Event] = deque()
+        self._learning = False
         self._workers: dict[int, spawn.WorkerProcess] = {}
         self._samples: dict[int, evidence.Sample | None] = {}
         self._preflight: tuple[int, int, spawn.Preflight] | None = None
@@ -206,7 +207,8 @@ class Supervisor:
         )
         reading = preflight.wait()
         preflight.close()
-        self._strangers[preflight.child.pid] = preflight.child
+        preflight.child.wait(CHECK_EXIT_TIMEOUT)
+        preflight.child.close()
         if reading.settings is None:
             raise ConfigurationError(reading.error)
         _log_remarks(reading)
@@ -281,23 +283,29 @@ class Supervisor:
     def _learn(self, event: ev.Event) -> None:
         """Give an event to the core and do what it asks for; and so on with what comes of it."""
         self._pending.append(event)
-        if len(self._pending) > 1:
+        if self._learning:
             return  # the loop below is running further up the stack
-        while self._pending:
-            event, before = self._pending[0], self._state
-            try:
-                self._state, actions = step(self._state, event, self._now)
-            except Exception:
-                self._core_failed(event)
-                actions = []
-            self.recorder.add(self._now, event, actions)
-            for action in actions:
-                _ACTIONS[type(action)](self, action)
-            if type(event) is not ev.Beat:
-                self.totals.learned(event, before, self._state, self._now)
-            if self._control:
-                self._control.learned(event)
-            self._pending.popleft()
+        self._learning = True
+        try:
+            while self._pending:
+                self._learn_one(self._pending.popleft())
+        finally:
+            self._learning = False
+
+    def _learn_one(self, event: ev.Event) -> None:
+        before = self._state
+        try:
+            self._state, actions = step(before, event, self._now)
+        except Exception:
+            self._core_failed(event)
+            actions = []
+        self.recorder.add(self._now, event, actions)
+        for action in actions:
+            _ACTIONS[type(action)](self, action)
+        if type(event) is not ev.Beat:
+            self.totals.learned(event, before, self._state, self._now)
+        if self._control:
+            self._control.learned(event)
 
     def _core_failed(self, event: ev.Event) -> None:
         """Live on after a bug of ours: the workers serve without being told anything."""
@@ -457,9 +465,10 @@ class Supervisor:
     def _template_lost(self, number: int, process: template.TemplateProcess, why: str) -> None:
         missing = process.orphaned()
         self._lose_template(number, process)
+        # First the template: a core that still believes in it would fork from it again.
+        self._learn(ev.TemplateFailed(number, why))
         for worker in missing:
             self._learn(ev.SpawnFailed(worker, f"the template of its generation is lost: {why}"))
-        self._learn(ev.TemplateFailed(number, why))
 
     def _lose_template(self, number: int, process: template.TemplateProcess) -> None:
         del self._templates[number]

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from asgictl.settings import Settings
@@ -171,6 +172,8 @@ class Reading:
     environ: Mapping[str, str]
     error: str = ""
     traceback: str = ""
+    remarks: tuple[str, ...] = ()
+    """What should be mended, though it works."""
 
 
 class Preflight:
@@ -180,7 +183,7 @@ class Preflight:
     leaves in memory goes with it.
     """
 
-    def __init__(self, read: Callable[[], tuple[Settings, Mapping[str, str]]]) -> None:
+    def __init__(self, read: Callable[[], Reading]) -> None:
         self._result, write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._result, False)
         self._received = bytearray()
@@ -207,22 +210,26 @@ class Preflight:
             return _reading(bytes(self._received))
         return None
 
+    def wait(self) -> Reading:
+        """Return what was found, as soon as that is; at a start there is nothing else to do."""
+        os.set_blocking(self._result, True)
+        reading = self.receive()
+        assert reading is not None, "a read that blocks ends with all there is"
+        return reading
+
     def close(self) -> None:
         """Stop waiting; a child that is still reading is killed."""
         os.close(self._result)
         self.child.send("KILL")
 
 
-def _read_settings(
-    write_end: int, read: Callable[[], tuple[Settings, Mapping[str, str]]]
-) -> NoReturn:
+def _read_settings(write_end: int, read: Callable[[], Reading]) -> NoReturn:
     try:
         signals.reset_in_child()
         kernel.close_all_but([write_end])
         kernel.unblock_signals()
         try:
-            settings, environ = read()
-            found = Reading(settings, dict(environ))
+            found = read()
         except AsgictlError as error:
             found = Reading(None, {}, str(error))
         except Exception as error:
@@ -232,6 +239,21 @@ def _read_settings(
             data = data[os.write(write_end, data) :]
     finally:
         os._exit(0)
+
+
+def with_certificates(settings: Settings, environ: Mapping[str, str], *, strict: bool) -> Reading:
+    """Return what was read, once its certificates have been looked at; called in a preflight.
+
+    Raises:
+        ConfigurationError: they cannot be used; if ``strict``, also if they have expired.
+    """
+    remarks = []
+    if settings.uses_tls:
+        # Here and not above: the supervisor itself never loads ssl.
+        from asgictl_worker import tls
+
+        remarks = tls.check(settings, datetime.now(UTC), strict=strict)
+    return Reading(settings, dict(environ), remarks=tuple(remarks))
 
 
 def _reading(data: bytes) -> Reading:
