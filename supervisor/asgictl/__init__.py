@@ -16,7 +16,9 @@ if typing.TYPE_CHECKING:
     from asgictl.configuration import Source
     from asgictl.settings import Settings
 
-    __version__: str
+# The one place where it is written: pyproject.toml reads it here. A look-up in the metadata
+# of the installation would cost the supervisor a megabyte.
+__version__ = "0.1.0"
 
 __all__ = ["Settings", "__version__", "run"]
 
@@ -30,10 +32,6 @@ def __getattr__(name: str) -> typing.Any:
         from asgictl.settings import Settings
 
         return Settings
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("asgictl")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

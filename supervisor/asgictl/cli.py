@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from asgictl import serve
 from asgictl.configuration import CONFIG_VARIABLE, SETTINGS, Layer, Source, from_command_line
+from asgictl.operate.commands import COMMANDS
 from asgictl.reference import by_group, effective, flags, in_words, metavar, sample, variables
 from asgictl.settings import INSTEAD
 from asgictl_worker.errors import AsgictlError, ExitCode
@@ -247,6 +248,7 @@ VERBS: dict[str, click.Command] = {
         ],
         context_settings=_WIDE,
     ),
+    **COMMANDS,
 }
 """Every verb, by its name: a new one is one row here."""
 

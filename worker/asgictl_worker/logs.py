@@ -9,6 +9,7 @@ imports this module: no event loop here.
 """
 
 import configparser
+import contextlib
 import importlib
 import json
 import logging
@@ -55,6 +56,12 @@ def configure(settings: WorkerSettings) -> None:
     logger.addHandler(handler)
     logger.setLevel(settings.log_level.upper())
     logger.propagate = False
+
+
+def set_level(level: str) -> None:
+    """Log as much as one of the words of the setting ``log_level`` says, from now on."""
+    with contextlib.suppress(ValueError):  # a word of a newer supervisor
+        logging.getLogger("asgictl").setLevel(level.upper())
 
 
 def flush(timeout: float = 0.0) -> None:

@@ -7,7 +7,6 @@ was written last outlives the worker.
 
 import fcntl
 import os
-import tempfile
 
 MAX_DUMP = 256 * 1024
 """How many bytes of one dump are logged: a hundred threads have long stacks."""
@@ -30,6 +29,8 @@ class DumpFile:
         if hasattr(os, "memfd_create"):
             self.fd = os.memfd_create("asgictl-stacks", os.MFD_CLOEXEC)
         else:
+            import tempfile
+
             self.fd, path = tempfile.mkstemp(prefix="asgictl-stacks-")
             os.unlink(path)
         # So that the worker goes on at the beginning when we have cut the file.

@@ -43,6 +43,9 @@ class Taken:
     lifeline: tuple[int, int]
     board: int
     pidfile: PidFile | None
+    control: Listener | None
+    operate: Mapping[str, Any]
+    """What ``asgictl.operate`` has counted and was told."""
 
 
 def hand_over(
@@ -55,6 +58,8 @@ def hand_over(
     lifeline: tuple[int, int],
     board: int,
     pidfile: PidFile | None,
+    control: Listener | None,
+    operate: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything that the next program needs, ready for ``json.dumps()``."""
     listeners = list(
@@ -87,6 +92,8 @@ def hand_over(
         "lifeline": list(lifeline),
         "board": board,
         "pidfile": pidfile and {"path": pidfile.path, "fd": pidfile.fileno()},
+        "control": control and control.hand_over(),
+        "operate": operate,
     }
 
 
@@ -96,10 +103,11 @@ def descriptors(left: Mapping[str, Any]) -> list[int]:
     for item in left["workers"].values():
         found += [item["channel"], item["dumps"]]
     found += [item["channel"] for item in left["templates"].values()]
-    for item in left["listeners"]:
-        found.append(item["fd"])
-        if item["lock"]:
-            found.append(item["lock"]["fd"])
+    for item in (*left["listeners"], left["control"]):
+        if item:
+            found.append(item["fd"])
+            if item["lock"]:
+                found.append(item["lock"]["fd"])
     if left["pidfile"]:
         found.append(left["pidfile"]["fd"])
     return found
@@ -157,6 +165,8 @@ def take_over(left: Mapping[str, Any], now: float) -> Taken:
         lifeline=(left["lifeline"][0], left["lifeline"][1]),
         board=left["board"],
         pidfile=PidFile(pidfile["path"], pidfile["fd"]) if pidfile else None,
+        control=Listener.take_over(left["control"]) if left.get("control") else None,
+        operate=left.get("operate", {}),
     )
 
 

@@ -1,0 +1,429 @@
+"""The verbs that talk to a running supervisor, as commands of the command line.
+
+Results go to standard output, for people or with ``--json`` for programs; how it goes along
+the way goes to standard error. What takes time to import is imported when it is used.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asgictl.configuration import Source
+from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
+
+if TYPE_CHECKING:
+    from asgictl.operate.client import Connection
+
+Talk = Callable[..., Any]
+"""Talks to the supervisor, prints for people, and returns what ``--json`` prints."""
+
+
+class _Verb(click.Command):
+    """A command that finds the supervisor, talks to it, and prints what came of it."""
+
+    def __init__(
+        self,
+        name: str,
+        talk: Talk,
+        *,
+        about: str,
+        short: str,
+        params: Sequence[click.Parameter] = (),
+    ) -> None:
+        where: list[click.Parameter] = [
+            click.Option(
+                ["--control"],
+                metavar="PATH",
+                help="The supervisor's control socket (if not found).",
+            ),
+            click.Option(["--pid"], metavar="FILE", help="The supervisor's pid file."),
+            click.Option(
+                ["-c", "--config"],
+                metavar="FILE",
+                help="The settings file that may name them (default: as for serving).",
+            ),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs."),
+        ]
+        super().__init__(
+            name,
+            callback=self._run,
+            params=[*params, *where],
+            help=about,
+            short_help=short,
+            context_settings={
+                "help_option_names": ["-h", "--help"],
+                "max_content_width": 100,
+                # scale -1 is no option.
+                "ignore_unknown_options": name == "scale",
+            },
+        )
+        self._talk = talk
+
+    def _run(
+        self,
+        control: str | None,
+        pid: str | None,
+        config: str | None,
+        as_json: bool,
+        **arguments: Any,
+    ) -> int:
+        from asgictl.operate.client import Failed
+
+        try:
+            with connect(control, pid, config) as connection:
+                result = self._talk(connection, not as_json, **arguments)
+        except AsgictlError as error:
+            detail = error.detail if isinstance(error, Failed) else ""
+            if as_json:
+                failure = {"ok": False, "error": str(error)}
+                _echo_json(failure | {"detail": detail} if detail else failure)
+            else:
+                if detail:
+                    click.echo(detail.rstrip(), err=True)
+                click.echo(f"asgictl: error: {error}", err=True)
+            return error.exit_code
+        if as_json and result is not None:
+            _echo_json(result)
+        return ExitCode.OK
+
+
+def connect(control: str | None, pid_file: str | None, config: str | None) -> "Connection":
+    """Return a line to the supervisor that is meant.
+
+    Where its socket is may be said by the settings that it was started with; they are looked
+    for as ``asgictl run`` would, here.
+
+    Raises:
+        AsgictlError: there is none, or there are several.
+    """
+    from asgictl.operate.client import find
+
+    if control is None and pid_file is None:
+        try:
+            configuration = Source.of_this_process({}, config).read()
+        except ConfigurationError:
+            # Broken settings are no reason to keep anybody from asking what goes on.
+            if config is not None:
+                raise
+        else:
+            settings, directory = configuration.settings, configuration.directory
+            if settings.control not in ("auto", "none"):
+                control = os.path.join(directory, settings.control)
+            elif settings.pid is not None:
+                pid_file = os.path.join(directory, settings.pid)
+    return find(os.environ, control, pid_file)
+
+
+def _echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def _usage(connection: "Connection", pids: Sequence[int], ours: bool) -> Any:
+    """Measure processes for a moment, unless they are in another container than we are."""
+    from asgictl.operate.usage import WINDOW, Meter
+
+    if not ours:
+        return {}
+    meter = Meter()
+    meter.look(pids)
+    time.sleep(WINDOW)
+    return meter.look(pids)
+
+
+def _with_usage(row: Mapping[str, Any], usage: Mapping[int, Any]) -> dict[str, Any]:
+    found = usage.get(row["pid"])
+    return {
+        **row,
+        "cpu": found and found.cpu,
+        "memory_rss": found and found.rss,
+        "memory_pss": found and found.pss,
+    }
+
+
+def _look(connection: "Connection") -> tuple[dict[str, Any], Any]:
+    found = connection.ask("status")
+    pids = [found["pid"], *(row["pid"] for row in found["workers"] if row["pid"])]
+    return found, _usage(connection, pids, connection.pid in (found["pid"], 0))
+
+
+# -- What each verb says
+
+
+def _status(connection: "Connection", human: bool) -> Any:
+    from asgictl.operate import show
+
+    found, usage = _look(connection)
+    if human:
+        click.echo(show.status(found, usage), nl=False)
+        if found["last_reload"] and found["last_reload"]["detail"]:
+            click.echo(f"\n{found['last_reload']['detail'].rstrip()}")
+    rows = [_with_usage(row, usage) for row in found["workers"]]
+    return _with_usage(found, usage) | {"workers": rows}
+
+
+def _workers(connection: "Connection", human: bool) -> Any:
+    from asgictl.operate import show
+
+    found, usage = _look(connection)
+    if human:
+        click.echo(show.workers(found["workers"], usage), nl=False)
+    return [_with_usage(row, usage) for row in found["workers"]]
+
+
+def _listeners(connection: "Connection", human: bool) -> Any:
+    from asgictl.operate import show
+
+    found = connection.ask("listeners")
+    if human:
+        click.echo(show.listeners(found["listeners"], found["overflows"]), nl=False)
+    return found
+
+
+def _events(connection: "Connection", human: bool, follow: bool, last: int) -> None:
+    from asgictl.operate import show
+
+    for answer in connection.answers("events", follow=follow, last=last):
+        found = answer.get("record")
+        if found is None:
+            continue
+        if human:
+            then = time.time() - found["ago"]
+            clock = time.strftime("%H:%M:%S", time.localtime(then)) + f"{then % 1:.3f}"[1:]
+            click.echo(show.record(found, clock))
+        else:
+            click.echo(json.dumps(found))
+
+
+def _follow(
+    connection: "Connection", human: bool, timeout: float | None, verb: str, **given: Any
+) -> dict[str, Any]:
+    """Ask, pass on how it goes, and return the result."""
+    answer: dict[str, Any] = {}
+    for answer in connection.answers(verb, timeout, **given):
+        if human and (words := answer.get("progress")):
+            click.echo(words, err=True)
+    return answer
+
+
+def _reload(connection: "Connection", human: bool, wait: bool, timeout: float | None) -> Any:
+    result = _follow(connection, human, timeout, "reload", wait=wait)
+    if human:
+        done = f"reloaded: generation {result['generation']} serves" if wait else "reload requested"
+        click.echo(done)
+    return result
+
+
+def _abort_reload(connection: "Connection", human: bool) -> Any:
+    result = connection.ask("abort-reload")
+    if human:
+        click.echo(f"reload aborted: generation {result['generation']} serves on")
+    return result
+
+
+def _upgrade(connection: "Connection", human: bool, timeout: float | None) -> Any:
+    from asgictl.operate.client import Failed, Gone, find
+
+    before = None
+    try:
+        for answer in connection.answers("upgrade", timeout):
+            before = answer.get("upgrades", before)
+            if human and (words := answer.get("progress")):
+                click.echo(words, err=True)
+    except Gone:
+        pass
+    # The same process goes on with the new program, and still listens at the same place.
+    with find(os.environ, connection.path) as again:
+        found = again.ask("status", 30.0)
+    if before is None or found["upgrades"] <= before:
+        raise Failed("the supervisor has hung up, and has not been upgraded; see its log")
+    if human:
+        click.echo(
+            f"asgictl {found['version']} has taken over, with {found['ready']} workers ready"
+        )
+    return {"version": found["version"], "upgrades": found["upgrades"]}
+
+
+def _stop(
+    connection: "Connection", human: bool, now: bool, wait: bool, timeout: float | None
+) -> Any:
+    from asgictl.operate.client import Gone, TimedOut, wait_for_end
+
+    began = time.monotonic()
+    try:
+        _follow(connection, human, timeout, "stop", now=now, wait=wait)
+    except Gone:
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        if not wait_for_end(connection.pid, left):
+            raise TimedOut(timeout or 0.0) from None
+    if human:
+        click.echo("stopped" if wait else "stopping")
+    return {"stopped": wait}
+
+
+def _scale(
+    connection: "Connection", human: bool, to: str, wait: bool, timeout: float | None
+) -> Any:
+    result = _follow(connection, human, timeout, "scale", to=to, wait=wait)
+    if human:
+        click.echo(f"scaled from {result['before']} to {result['desired']} workers")
+    return result
+
+
+def _worker(
+    connection: "Connection", human: bool, worker: str, do: str, wait: bool, timeout: float | None
+) -> Any:
+    result = _follow(connection, human, timeout, "worker", worker=worker, do=do, wait=wait)
+    if human:
+        name = f"worker={result['slot']} pid={result['pid']}"
+        click.echo(result["stacks"] if do == "stack" else f"{_DONE[do, wait]}: {name}")
+    return result
+
+
+_DONE = {
+    ("drain", True): "has left",
+    ("drain", False): "is leaving",
+    ("restart", True): "replaced",
+    ("restart", False): "is to be replaced",
+    ("kill", True): "killed",
+    ("kill", False): "is being killed",
+}
+
+
+def _reopen_logs(connection: "Connection", human: bool) -> Any:
+    result = connection.ask("reopen-logs")
+    if human:
+        click.echo("log files are being opened again")
+    return result
+
+
+def _log_level(connection: "Connection", human: bool, level: str) -> Any:
+    result = connection.ask("log-level", level=level)
+    if human:
+        click.echo(f"all processes log {level} and worse now, until the supervisor ends")
+    return result
+
+
+def _wait(what: str) -> list[click.Parameter]:
+    return [
+        click.Option(["--wait/--no-wait"], default=True, help=f"Wait until {what} (the default)."),
+        _timeout(),
+    ]
+
+
+def _timeout() -> click.Option:
+    return click.Option(
+        ["--timeout"],
+        type=click.FloatRange(min=0.0),
+        metavar="SECONDS",
+        help="Wait no longer than this, and exit with code 1; what has begun goes on.",
+    )
+
+
+_ALL = (
+    _Verb(
+        "status",
+        _status,
+        about="Print what the supervisor and each of its workers are doing.",
+        short="Show the supervisor and its workers.",
+    ),
+    _Verb("workers", _workers, about="Print one line for each worker.", short="Show the workers."),
+    _Verb(
+        "listeners",
+        _listeners,
+        about="Print where the supervisor listens, and how many connections wait there.",
+        short="Show the listening sockets and their queues.",
+    ),
+    _Verb(
+        "events",
+        _events,
+        about="Print what the supervisor has learned and done lately: its flight recorder.",
+        short="Show what has happened lately, or happens.",
+        params=[
+            click.Option(["-f", "--follow"], is_flag=True, help="Go on with what happens."),
+            click.Option(
+                ["-n", "--last"],
+                type=click.IntRange(min=0),
+                default=100,
+                metavar="NUMBER",
+                help="How many of the past ones (default: 100).",
+            ),
+        ],
+    ),
+    _Verb(
+        "reload",
+        _reload,
+        about="Load settings and application anew, worker by worker, as SIGHUP does. Exit code 0: the new "
+        "generation serves alone. Exit code 1: it was refused, with the reason, and the old one serves on.",
+        short="Load settings and application anew.",
+        params=_wait("the new generation serves alone"),
+    ),
+    _Verb(
+        "abort-reload",
+        _abort_reload,
+        about="Give up the reload that is under way; the old generation serves on.",
+        short="Give up a reload that is under way.",
+    ),
+    _Verb(
+        "scale",
+        _scale,
+        about="Change the number of workers to N, or by +N or -N; 0 pauses the service without closing its "
+        "sockets.",
+        short="Change the number of workers.",
+        params=[click.Argument(["to"], metavar="N|+N|-N"), *_wait("the fleet has that size")],
+    ),
+    _Verb(
+        "worker",
+        _worker,
+        about="Do something to WORKER, which is the number of its slot, or pid=N. drain: let it finish its work "
+        "and leave. restart: replace it, the successor being ready first. kill: end it at once. stack: print "
+        "where each of its threads is.",
+        short="Drain, restart or kill a worker, or print its stack.",
+        params=[
+            click.Argument(["worker"]),
+            click.Argument(["do"], type=click.Choice(["drain", "restart", "kill", "stack"])),
+            *_wait("it is done"),
+        ],
+    ),
+    _Verb(
+        "stop",
+        _stop,
+        about="Stop the service: requests in progress are finished first.",
+        short="Stop the service.",
+        params=[
+            click.Option(["--now"], is_flag=True, help="Cut off requests in progress."),
+            *_wait("the supervisor has ended"),
+        ],
+    ),
+    _Verb(
+        "upgrade",
+        _upgrade,
+        about="Let the program that is on disk now take over the supervisor's process, as SIGUSR2 does: workers "
+        "and connections are kept.",
+        short="Let a newer program take over.",
+        params=[_timeout()],
+    ),
+    _Verb(
+        "reopen-logs",
+        _reopen_logs,
+        about="Open all log files again after they were rotated, as SIGUSR1 does.",
+        short="Open log files again.",
+    ),
+    _Verb(
+        "log-level",
+        _log_level,
+        about="Log as much as LEVEL in all processes, until the supervisor ends.",
+        short="Log more, or less.",
+        params=[
+            click.Argument(
+                ["level"],
+                type=click.Choice(["critical", "error", "warning", "info", "debug"]),
+            )
+        ],
+    ),
+)
+
+COMMANDS: Mapping[str, click.Command] = {command.name or "": command for command in _ALL}
