@@ -81,7 +81,7 @@ def drain_worker(turn: Turn, event: ev.WorkerDrainRequested) -> None:
 
 
 def kill_worker(turn: Turn, event: ev.WorkerKillRequested) -> None:
-    """Kill a worker; its slot is filled when it is gone, and nobody is blamed."""
+    """Kill a worker; its slot is filled at once, and nobody is blamed."""
     worker = turn.workers.get(event.worker)
     if worker is None or worker.state in (WorkerState.KILLING, WorkerState.UNKILLABLE):
         turn.warn(f"there is no worker with the number {event.worker} to kill")
@@ -93,8 +93,11 @@ def kill_worker(turn: Turn, event: ev.WorkerKillRequested) -> None:
 def show_stacks(turn: Turn, event: ev.StacksRequested) -> None:
     """Ask a worker for its stacks, and log them."""
     worker = turn.workers.get(event.worker)
-    if worker is not None and worker.pid and turn.now + DUMP_DELAY < worker.dump_due:
-        turn.put(worker, dump_due=turn.now + DUMP_DELAY)
+    if worker is None or worker.dump_due <= turn.now + DUMP_DELAY:
+        return
+    turn.put(worker, dump_due=turn.now + DUMP_DELAY)
+    # The signal that asks for them ends a process which is not prepared for it yet.
+    if worker.pid and worker.stage != "fork":
         turn.do(act.Dump(worker.id))
 
 

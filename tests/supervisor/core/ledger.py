@@ -225,7 +225,8 @@ class Ledger:
         """READY never falls by our own acts below what is wanted, or was there."""
         if after.phase is Phase.STOPPING:
             return
-        cause = getattr(event, "worker", None) if isinstance(event, ev.DrainStarted) else None
+        by_others = ev.DrainStarted | ev.WorkerDrainRequested | ev.WorkerKillRequested
+        cause = event.worker if isinstance(event, by_others) else None
         for number, old in before.workers.items():
             new = after.workers.get(number)
             if old.state is not WorkerState.READY or new is None or new.state in ACTIVE:

@@ -15,7 +15,7 @@ from tests.supervisor.core.simulation import World
 
 from asgictl.core import actions as act
 from asgictl.core import events as ev
-from asgictl.core.policy import Policy
+from asgictl.core.policy import DUMP_DELAY, Policy
 from asgictl.core.state import Phase, ReloadPhase, WorkerState
 
 HUP, TTIN, TTOU, USR2 = map(ev.Signal, ("HUP", "TTIN", "TTOU", "USR2"))
@@ -142,6 +142,55 @@ class TestRestart:
             later, actions = learn(state, ev.WorkerRestartRequested(number), now=2.0)
             assert later == state
             assert f"no worker with the number {number}" in texts(actions, "warning")[0]
+
+
+class TestOneWorker:
+    def test_it_may_be_told_to_leave_and_its_place_is_filled_at_once(self) -> None:
+        state, actions = learn(serving(workers=2), ev.WorkerDrainRequested(1), now=1.0)
+
+        assert [(item.worker, item.timeout) for item in only(actions, act.Drain)] == [(1, 300.0)]
+        assert [item.slot for item in only(actions, act.Spawn)] == [0]
+        assert learn(state, ev.Exited(1, 0), now=2.0)[0].failures == {}
+
+    def test_it_may_be_killed_and_nobody_is_blamed(self) -> None:
+        state, actions = learn(serving(workers=2), ev.WorkerKillRequested(1), now=1.0)
+
+        assert only(actions, act.Kill) == [act.Kill(1, "KILL")]
+        assert [item.slot for item in only(actions, act.Spawn)] == [0]
+        assert learn(state, ev.Exited(1, None, "KILL"), now=2.0)[0].failures == {}
+
+    def test_killing_a_canary_does_not_refuse_the_reload(self) -> None:
+        state, actions = reloading(serving(workers=1), now=1.0)
+        state, _ = learn(answered(state, actions, now=1.0), ev.WorkerKillRequested(2), now=2.0)
+        state, _ = learn(state, ev.Exited(2, None, "KILL"), now=2.1)
+
+        assert state.reload
+        assert sorted(item.generation for item in state.workers.values()) == [1, 2]
+
+    def test_what_is_leaving_cannot_be_told_to_and_what_is_killed_not_be_killed(self) -> None:
+        state, _ = learn(serving(workers=1), ev.WorkerKillRequested(1), now=1.0)
+
+        for event in (ev.WorkerDrainRequested, ev.WorkerKillRequested):
+            for number in (1, 99):
+                later, actions = learn(state, event(number), now=2.0)
+                assert later == state
+                assert f"no worker with the number {number}" in texts(actions, "warning")[0]
+
+    def test_its_stacks_are_asked_for_and_collected_a_moment_later(self) -> None:
+        state, _ = learn(booting(workers=1), ev.StageReached(1, "import"), now=1.0)
+        state, actions = learn(state, ev.StacksRequested(1), now=2.0)
+        assert actions == [act.Dump(1)]
+        assert learn(state, ev.StacksRequested(1), now=2.0) == (state, [])
+
+        _, actions = learn(state, ev.Tick(), now=2.0 + DUMP_DELAY)
+        assert [item.worker for item in only(actions, act.CollectDump)] == [1]
+
+    def test_but_not_of_a_worker_that_the_signal_would_end(self) -> None:
+        state, actions = learn(booting(workers=1), ev.StacksRequested(1), now=2.0)
+
+        assert actions == []
+        assert worker(state, 1).dump_due == 2.0 + DUMP_DELAY
+        assert learn(state, ev.StacksRequested(99), now=2.0) == (state, [])
 
 
 class TestUpgrade:

@@ -7,6 +7,7 @@ within the stop time-outs even if no child helps.
 
 import json
 import os
+from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -150,9 +151,21 @@ class Supervision(RuleBasedStateMachine):
         self.world.learn(ev.ReloadAborted())
 
     @precondition(lambda self: self.world.children)
-    @rule(data=st.data())
-    def somebody_restarts_a_worker(self, data: st.DataObject) -> None:
-        self.world.learn(ev.WorkerRestartRequested(self._child(data).number))
+    @rule(
+        data=st.data(),
+        request=st.sampled_from(
+            [
+                ev.WorkerRestartRequested,
+                ev.WorkerDrainRequested,
+                ev.WorkerKillRequested,
+                ev.StacksRequested,
+            ]
+        ),
+    )
+    def somebody_asks_for_a_worker(
+        self, data: st.DataObject, request: Callable[[int], ev.Event]
+    ) -> None:
+        self.world.learn(request(self._child(data).number))
 
     @rule(name=st.sampled_from(["TERM", "INT", "QUIT"]))
     def a_stop(self, name: str) -> None:
