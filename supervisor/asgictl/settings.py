@@ -251,6 +251,28 @@ class Settings(WorkerSettings):
         flags=("--limit-max-requests-jitter",),
         minimum=0,
     )
+    max_lifetime: float = setting(
+        0.0,
+        "Replace a worker that has served for this long; 0 never does. Workers are spread over a tenth of it.",
+        group=_WORKERS,
+        unit="seconds",
+        minimum=0,
+    )
+    max_memory: int = setting(
+        0,
+        "Replace a worker that holds more memory than this for itself; 0 never does.",
+        group=_WORKERS,
+        unit="bytes",
+        minimum=0,
+    )
+    max_workers: int = setting(
+        0,
+        "The fleet cannot be scaled above this at run time; 0 is four workers per processor, or twice --workers if "
+        "that is more.",
+        group=_WORKERS,
+        minimum=0,
+        maximum=1024,
+    )
     # -- Process
     pid: str | None = setting(
         None,

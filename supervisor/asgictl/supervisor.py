@@ -62,9 +62,9 @@ CHECK_EXIT_TIMEOUT = 0.2
 LAST_WORDS = 0.5
 """Seconds to wait, at most, for whoever reads the log when we leave."""
 
-MAX_CORE_ERRORS = 5
-"""Errors of the core within ``CORE_ERROR_WINDOW`` seconds after which it is not believed."""
-CORE_ERROR_WINDOW = 60.0
+MAX_ERRORS = 5
+"""Errors of ours within ``ERROR_WINDOW`` seconds after which we are not to be believed."""
+ERROR_WINDOW = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,14 +124,15 @@ class Supervisor:
         self._generations = {1: self._generation(settings, environ, [])}
         self._poll = select.poll()
         self._sources: dict[int, Callable[[], None]] = {}
-        self._core_errors: deque[float] = deque(maxlen=MAX_CORE_ERRORS)
+        self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
         self._exit_code: int | None = None
         self._pidfile: pidfile.PidFile | None = None
         self._board = -1
         """Memory that the workers share (asgictl_worker.board)."""
         self._lifeline = (-1, -1)
         """The end that workers read, and the end that only this process holds."""
-        self._strangers: dict[int, kernel.Child] = {}
+        self._strangers: list[kernel.Child] = []
+        """Children that were told to end, and are only to be buried."""
         self._passed_sockets = listeners.passed_sockets(os.environ, os.getpid())
 
     # -- Life
@@ -146,6 +147,7 @@ class Supervisor:
             assert self._left is not None
             handover.restore_state(self._left, self._now)
             return ExitCode.OK
+        kernel.fill_standard_descriptors()
         settings = self._generations[1].settings
         logs.configure(settings)
         setproctitle.setproctitle(f"asgictl: supervisor [{self._application}]")
@@ -166,7 +168,10 @@ class Supervisor:
             leaving.callback(self._close_control)
             self._open_control(settings)
             while self._exit_code is None:
-                self._turn()
+                try:
+                    self._turn()
+                except Exception:
+                    self._failed("in the loop")
             log.info("stopped, exit code %d", self._exit_code)
         return self._exit_code
 
@@ -297,29 +302,34 @@ class Supervisor:
         try:
             self._state, actions = step(before, event, self._now)
         except Exception:
-            self._core_failed(event)
+            self._failed(f"at {event}")
             actions = []
         self.recorder.add(self._now, event, actions)
         for action in actions:
-            _ACTIONS[type(action)](self, action)
+            try:
+                _ACTIONS[type(action)](self, action)
+            except Exception as error:
+                self._failed(f"at {action}")
+                if isinstance(action, act.Spawn):
+                    self._learn(ev.SpawnFailed(action.worker, repr(error)))
         if type(event) is not ev.Beat:
             self.totals.learned(event, before, self._state, self._now)
         if self._control:
             self._control.learned(event)
 
-    def _core_failed(self, event: ev.Event) -> None:
+    def _failed(self, where: str) -> None:
         """Live on after a bug of ours: the workers serve without being told anything."""
-        self._core_errors.append(self._now)
+        self._errors.append(self._now)
         self._manager.withhold_ping()
         history = "\n".join(self.recorder.lines(self._now))
         log.critical(
-            "internal error at %s; please report it with these last events:\n%s",
-            event,
+            "internal error %s; please report it with these last events:\n%s",
+            where,
             history,
             exc_info=True,
         )
-        full = len(self._core_errors) == MAX_CORE_ERRORS
-        if full and self._now - self._core_errors[0] < CORE_ERROR_WINDOW:
+        full = len(self._errors) == MAX_ERRORS
+        if full and self._now - self._errors[0] < ERROR_WINDOW:
             log.critical("too many internal errors; leaving, the workers finish their requests")
             for process in self._workers.values():
                 process.child.send("TERM")
@@ -350,14 +360,16 @@ class Supervisor:
                 self._template_exited(number, item, status)
         if any(item.deadline < inf for item in self._templates.values()):
             return  # an orphan may be a worker whose pid we are about to be told
-        for pid, child in list(self._strangers.items()):
-            if child.reap() is not None:
-                child.close()
-                del self._strangers[pid]
-        known = {process.child.pid for process in self._workers.values()} | set(self._strangers)
-        known |= {item.child.pid for item in self._templates.values()}
+        # These are asked for their end by whoever waits for what they have to say.
         if self._preflight:
-            known.add(self._preflight[2].child.pid)
+            self._preflight[2].child.reap()
+        if self._check:
+            self._check.child.reap()
+        strangers, self._strangers = self._strangers, []
+        for child in strangers:
+            self._bury(child)
+        known = {process.child.pid for process in self._workers.values()}
+        known |= {item.child.pid for item in self._templates.values()}
         with contextlib.suppress(ChildProcessError):
             while (
                 found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -366,6 +378,13 @@ class Supervisor:
                     return  # it died just now, and has a wake-up of its own
                 os.waitpid(found.si_pid, 0)
                 log.debug("buried the orphan pid=%d", found.si_pid)
+
+    def _bury(self, child: kernel.Child) -> None:
+        """Reap a child that nobody waits for any more, now or when it has ended."""
+        if child.reap() is None:
+            self._strangers.append(child)
+        else:
+            child.close()
 
     def _worker_exited(
         self, worker: int, process: spawn.WorkerProcess, status: kernel.ExitStatus
@@ -433,7 +452,7 @@ class Supervisor:
             self._preflight = None
             self._unwatch(preflight.fileno())
             preflight.close()
-            self._strangers[preflight.child.pid] = preflight.child
+            self._bury(preflight.child)
 
     def _on_template(self, number: int, process: template.TemplateProcess) -> None:
         messages, is_open = process.channel.receive()
@@ -474,7 +493,7 @@ class Supervisor:
         del self._templates[number]
         self._unwatch(process.channel.fileno())
         process.close()
-        self._strangers[process.child.pid] = process.child
+        self._bury(process.child)
 
     # -- Act
 
@@ -493,7 +512,7 @@ class Supervisor:
                 dump_fd=dump_fd,
                 board_fd=self._board,
                 beat_interval=beat_interval(generation.settings.timeout),
-                max_requests=max_requests(generation.settings, action.slot, self._state.desired),
+                **limits(generation.settings, action.slot, self._state.desired),
             )
 
         try:
@@ -634,8 +653,7 @@ class Supervisor:
         self._check, self._check_deadline = None, inf
         status = check.child.wait(CHECK_EXIT_TIMEOUT)
         check.close()
-        if status is None:
-            self._strangers[check.child.pid] = check.child
+        self._bury(check.child)
         if status != kernel.ExitStatus(code=0):
             why = "it did not answer in time" if timed_out else check.complaint or str(status)
             self._learn(ev.UpgradeRefused(why))
@@ -893,9 +911,16 @@ def policy_from(settings: Settings) -> Policy:
         min_ready=settings.min_ready,
         give_up_after=settings.give_up_after,
         preload=settings.preload,
+        max_workers=max_workers(settings),
         surge=settings.max_surge,
         stop_delay=settings.stop_delay,
     )
+
+
+def max_workers(settings: Settings) -> int:
+    """Return up to how many workers the fleet may be scaled at run time."""
+    wanted = 0 if settings.workers == "auto" else int(settings.workers)
+    return settings.max_workers or max(4 * machine.available_processors()[0], 2 * wanted)
 
 
 def beat_interval(timeout: float) -> float:
@@ -903,11 +928,16 @@ def beat_interval(timeout: float) -> float:
     return min(1.0, max(0.25, timeout / 8))
 
 
-def max_requests(settings: Settings, slot: int, workers: int) -> int:
-    """Return after how many requests the worker of a slot asks for a successor; 0 is never.
+def limits(settings: Settings, slot: int, workers: int) -> dict[str, Any]:
+    """Return when the worker of a slot asks for a successor, as fields of its assignment.
 
-    The jitter is spread evenly over the slots: independent dice collide.
+    Jitter is spread evenly over the slots: independent dice collide. A lifetime is spread by
+    a tenth, for workers that start together would also grow old together.
     """
-    if not settings.max_requests:
-        return 0
-    return settings.max_requests + settings.max_requests_jitter * slot // max(1, workers)
+    share = slot / max(1, workers)
+    requests = settings.max_requests
+    return {
+        "max_requests": requests and requests + int(settings.max_requests_jitter * share),
+        "max_lifetime": settings.max_lifetime * (1 + 0.1 * share),
+        "max_memory": settings.max_memory,
+    }

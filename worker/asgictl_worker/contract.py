@@ -252,3 +252,7 @@ class Assignment:
     """Memory that all workers share (``board.py``), or -1."""
     max_requests: int = 0
     """Ask to be replaced after this many requests; 0 never asks."""
+    max_lifetime: float = 0.0
+    """Ask to be replaced after this many seconds; 0 never asks."""
+    max_memory: int = 0
+    """Ask to be replaced when holding this many bytes; 0 never asks."""

@@ -24,6 +24,7 @@ from asgictl_worker import contract, logs, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
+from asgictl_worker.retirement import reason_to_retire
 from asgictl_worker.server import CANCEL_GRACE, LAST_WORDS, Server, describe, load
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.tls import TLS, MayNotRead
@@ -198,7 +199,7 @@ class _Worker:
         self.reason = ""
         self.recycling = False
         self.terminated = False
-        self.beat_due = 0.0
+        self.beat_due = self.served_since = 0.0
         self.board: Board | None = None
         self.loop: asyncio.AbstractEventLoop
         self.server: Server
@@ -297,7 +298,7 @@ class _Worker:
     # -- Serve
 
     async def _serve(self) -> None:
-        self.beat_due = self.loop.time()
+        self.beat_due = self.served_since = self.loop.time()
         self._beat()
         await self.server.stopping.wait()
         # The listeners stay open in the supervisor, for the other workers.
@@ -325,10 +326,15 @@ class _Worker:
                 beats_dropped=self.channel.beats_dropped,
             )
         )
-        limit = self.assignment.max_requests
-        if limit and not self.recycling and counters.requests_total >= limit:
-            self.recycling = True
-            self.channel.send(contract.Recycle(reason=f"{counters.requests_total} requests served"))
+        if not self.recycling:
+            reason = reason_to_retire(
+                self.assignment,
+                requests=counters.requests_total,
+                lifetime=now - self.served_since,
+            )
+            if reason:
+                self.recycling = True
+                self.channel.send(contract.Recycle(reason=reason))
         logs.flush()
         self.beat_due = now + self.assignment.beat_interval
         self.loop.call_at(self.beat_due, self._beat)
