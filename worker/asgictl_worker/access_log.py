@@ -60,7 +60,7 @@ class AccessLog:
             method: of the request, like ``target`` and ``http_version``.
             target: as it was sent; ASCII without control characters.
             http_version: ``1.0`` or ``1.1``.
-            status: of the response; 0 if the client left before there was one.
+            status: of the response; 499 if the client left before there was one.
             size: bytes of the body that were written.
             seconds: from the head of the request to the end of the response.
         """

@@ -187,6 +187,7 @@ class Connection(asyncio.Protocol):
         cycle, self._cycle = self._cycle, None
         if cycle is not None:
             cycle.lost()
+        self._parser.close()
 
     def pause_writing(self) -> None:
         """Let senders wait: the client does not read."""
@@ -209,15 +210,19 @@ class Connection(asyncio.Protocol):
             self._refuse(BadRequest(408, "the request did not arrive in time"))
         elif self._state is _CLOSED:
             self._end_tls(now)
-        elif self._state is _LINGERING and self._half_closable:
-            self._abort()
+        elif self._state is _LINGERING and self.transport.get_write_buffer_size():
+            # It reads, slowly: the answer is worth more than our descriptor.
+            self.deadline = now + LINGER
         else:
             self._close()
 
     def drain(self, now: float) -> None:
         """Close soon if idle; responses say so from now on (``Service.draining``)."""
+        window = self.service.settings.drain_idle_window
+        # For those whose response has begun, and could not say it.
+        self._idle_time = min(self._idle_time, window + INTERVAL)
         if self._state is _IDLE:
-            self.deadline = min(self.deadline, now + self.service.settings.drain_idle_window)
+            self.deadline = min(self.deadline, now + window)
 
     def abort(self) -> None:
         """End everything: the time to drain is over."""
@@ -406,7 +411,7 @@ class Connection(asyncio.Protocol):
     def _discard(self, data: bytes) -> None:
         self._discarded += len(data)
         if self._discarded > MAX_DISCARDED:
-            self._abort()
+            self._close()
 
     def _pause_reading(self) -> None:
         if not self.reading_paused:
@@ -416,6 +421,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Close when everything is written."""
         self._state = _CLOSED
+        self._parser.stop()
         self.transport.close()
         if not self._half_closable:
             self.deadline = self.service.ticker.now + FAREWELL + INTERVAL
@@ -437,6 +443,7 @@ class Connection(asyncio.Protocol):
     def _abort(self) -> None:
         """Close at once."""
         self._state = _CLOSED
+        self._parser.stop()
         self.transport.abort()
 
 

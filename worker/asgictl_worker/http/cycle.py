@@ -31,6 +31,9 @@ logger = logging.getLogger("asgictl.worker")
 HIGH_WATER = 64 * 1024
 """Stop reading while the application has this many bytes of a body before it."""
 
+CLIENT_LEFT = 499
+"""What the access log says where there was nobody to send a status to, as nginx does."""
+
 RETRY_AFTER = b"5"
 """Seconds after which a client that was turned away may come back."""
 
@@ -116,6 +119,7 @@ class HTTPCycle:
         body = self._body
         if not body:
             self._body = body = data
+            self._continue = False
         else:
             if isinstance(body, bytes):
                 self._body = body = bytearray(body)
@@ -333,7 +337,7 @@ class HTTPCycle:
                 request.method,
                 request.target,
                 request.http_version,
-                writer.status if written else 0,
+                writer.status if written else CLIENT_LEFT,
                 writer.size if written else 0,
                 perf_counter() - self._started,
             )

@@ -123,12 +123,20 @@ class Parser(ABC):
             BadRequest: a rule is broken, or the library does not understand the head.
         """
 
+    def close(self) -> None:
+        """Let go of the sink, which holds this parser.
+
+        Only the garbage collector would end that circle: for connections of one request each
+        it took a sixth of the time.
+        """
+        del self._sink
+
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer and tell the sink what they complete."""
         if not self.buffer:
             # hot: nearly every request comes in one piece; it is not copied then
             if self.state == HEAD:
-                if data.find(b"\r\n\r\n") == len(data) - 4 and data[0] in _TOKEN_BYTES:
+                if 0 < data.find(b"\r\n\r\n") == len(data) - 4 and data[0] in _TOKEN_BYTES:
                     try:
                         request = self._read_head(data)
                     except BadRequest as error:
@@ -167,9 +175,13 @@ class Parser(ABC):
         finally:
             self.is_advancing = False
 
-    def _refuse(self, error: BadRequest) -> None:
+    def stop(self) -> None:
+        """Look at nothing more: a transport that closes may still hand over what it has."""
         self.state = FAILED
         self.buffer.clear()
+
+    def _refuse(self, error: BadRequest) -> None:
+        self.stop()
         self._sink.request_refused(error)
 
     def _wait(self) -> bool:

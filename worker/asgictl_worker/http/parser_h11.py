@@ -6,6 +6,11 @@ from asgictl_worker.http.framing import Parser, explain, split_fields
 from asgictl_worker.http.request import Request
 
 
+_REWRITTEN = (b"content-length", b"transfer-encoding")
+"""Of these h11 tells what it understands: one length for several that agree, and small letters.
+The rules, and the application, want what was sent."""
+
+
 class H11Parser(Parser):
     """h11 for the heads of requests only; it never learns of bodies and responses."""
 
@@ -21,7 +26,6 @@ class H11Parser(Parser):
             raise explain(head, method, target, http_version) from None
         assert isinstance(event, h11.Request), event
         headers = list(event.headers)
-        if any(name == b"content-length" for name, _ in headers):
-            # h11 makes one length of several that agree; the rules want to see them all.
+        if any(name in _REWRITTEN for name, _ in headers):
             headers = split_fields(head)
         return Request(method, target, http_version, headers)

@@ -1,5 +1,7 @@
 """Heads read by httptools (llhttp, in C)."""
 
+import contextlib
+
 import httptools
 
 from asgictl_worker import asgi
@@ -37,3 +39,9 @@ class HttptoolsParser(Parser):
         # llhttp now waits for a body, which it is not going to get, or for the end.
         self._reusable = not request.has_body and request.keep_alive
         return request
+
+    def close(self) -> None:
+        """See ``Parser``; the library holds this parser, too."""
+        super().close()
+        with contextlib.suppress(AttributeError):  # there was no request
+            del self._library
