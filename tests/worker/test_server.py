@@ -16,7 +16,7 @@ from tests.worker.waiting import until
 
 import asgictl_worker
 from asgictl_worker import acceptor
-from asgictl_worker.acceptor import BATCH, Acceptor
+from asgictl_worker.acceptor import BATCH, BATCH_ALONE, Acceptor
 from asgictl_worker.lifespan import StartupFailed
 from asgictl_worker.server import Server
 from asgictl_worker.settings import WorkerSettings
@@ -488,9 +488,11 @@ class Counting:
         return accepted
 
 
-async def test_a_worker_takes_a_few_connections_per_turn(listener: socket.socket) -> None:
+async def test_a_worker_among_others_takes_a_few_connections_per_turn(
+    listener: socket.socket,
+) -> None:
     counting = Counting(listener)
-    with accepting(counting) as (each, made), clients(listener, 3 * BATCH):
+    with accepting(counting, lambda: 1000) as (each, made), clients(listener, 3 * BATCH):
         each.start()
         most = before = 0
         while counting.accepted < 3 * BATCH:
@@ -499,6 +501,18 @@ async def test_a_worker_takes_a_few_connections_per_turn(listener: socket.socket
             before = counting.accepted
         assert most == BATCH
         await until(lambda: len(made) == 3 * BATCH)
+
+
+@pytest.mark.parametrize("allowance", [None, lambda: None])
+async def test_a_worker_that_is_alone_takes_what_there_is(
+    allowance: Any, listener: socket.socket
+) -> None:
+    counting = Counting(listener)
+    number = min(BATCH_ALONE, 20)
+    with accepting(counting, allowance) as (each, _), clients(listener, number):
+        each.start()
+        await until(lambda: counting.accepted)
+        assert counting.accepted == number
 
 
 async def test_connections_do_not_wait_for_more_bytes(listener: socket.socket) -> None:
@@ -554,7 +568,8 @@ async def test_no_more_than_the_allowance_is_taken_at_once(listener: socket.sock
     with accepting(counting, ask) as (each, made), clients(listener, 3):
         each.start()
         await until(lambda: len(made) == 3)
-    assert taken == [0, 1, 2]
+    # Asked before and, for the others to see it, after each.
+    assert taken == [0, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])

@@ -2,9 +2,9 @@
 
 ``loop.create_server()`` accepts whatever the kernel's queue holds before it does anything
 else. That suits a single process; among workers, the first to wake takes a whole burst, and
-long-lived connections stay where they landed. Here a worker takes a few per turn of its loop
-and leaves the rest to whoever wakes next. It costs some 7 microseconds more per connection
-under uvloop than uvloop's own server, and the same under asyncio.
+long-lived connections stay where they landed. Here a worker that is not alone takes a few per
+turn of its loop and leaves the rest to whoever wakes next. It costs some 7 microseconds more
+per connection under uvloop than uvloop's own server, and the same under asyncio.
 """
 
 import asyncio
@@ -21,8 +21,11 @@ from asgictl_worker.tls import TLS
 logger = logging.getLogger("asgictl.worker")
 
 BATCH = 4
-"""Connections accepted per listener and turn of the loop: one at a time costs half as much
-again in system calls, and eight save little more."""
+"""Connections accepted per listener and turn of the loop when other workers listen, too: one
+at a time would cost half as much again in system calls."""
+
+BATCH_ALONE = 64
+"""The same for a worker without others; more would keep requests in progress waiting."""
 
 QUEUE = 4096
 """Connections that ``finish()`` takes at most; clients may be as fast as we are."""
@@ -88,7 +91,7 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
         make_protocol: Callable[[], asyncio.Protocol],
-        allowance: Callable[[], int] | None = None,
+        allowance: Callable[[], int | None] | None = None,
         tls: TLS | None = None,
     ) -> None:
         """Prepare to accept; nothing is accepted before ``start()``.
@@ -97,8 +100,9 @@ class Acceptor:
             loop: the running loop.
             listeners: sockets that listen already.
             make_protocol: makes the protocol of one connection.
-            allowance: says how many connections to take now; with none, they are left to the
-                other workers for a moment. Asked whenever there are some, so it must be cheap.
+            allowance: says how many connections to take now; with zero, they are left to the
+                other workers for a moment, and None says that there are no others. Asked
+                whenever there are some, so it must be cheap.
             tls: connections begin with a handshake, or end.
         """
         self._listeners = tuple(listeners)
@@ -159,13 +163,17 @@ class Acceptor:
             self._resume = self._loop.call_later(seconds, self._watch)
 
     def _on_readable(self, listener: socket.socket) -> None:
-        batch = BATCH
-        if self._allowance is not None:
-            batch = min(BATCH, self._allowance())
-            if batch <= 0 and self._is_polite():
-                self._pause(HOLD)
-                return
-        for _ in range(max(1, batch)):
+        allowed = None if self._allowance is None else self._allowance()
+        if allowed is None:
+            batch = BATCH_ALONE
+        elif allowed > 0:
+            batch = min(BATCH, allowed)
+        elif self._is_polite():
+            self._pause(HOLD)
+            return
+        else:
+            batch = 1
+        for _ in range(batch):
             if not self._accept(listener):
                 break
         if self._allowance is not None:
@@ -196,7 +204,6 @@ class Acceptor:
             self._complain(listener, error)
             self._pause(PAUSE)
             return False
-        connection.setblocking(False)
         self.pending.add(connection)
         tls = self._tls
         if tls is None:

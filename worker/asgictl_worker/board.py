@@ -58,14 +58,16 @@ class Board:
         """Count no more: this worker accepts nothing from now on."""
         self._stamps[self._row] = 0
 
-    def allowance(self, connections: int) -> int:
+    def allowance(self, connections: int) -> int | None:
         """Return how many connections more this worker should take now, having so many.
 
-        Zero or less: others have clearly fewer, let them go first.
+        Zero or less: others have clearly fewer, let them go first. None: there are no others.
         """
         counts = self._connections
         counts[self._row] = connections
-        least = min([counts[row] for row in self._rows], default=connections)
+        if not self._rows:
+            return None
+        least = min([counts[row] for row in self._rows])
         # Some slack, or every single connection would send all workers but one away.
         return least + 2 + least // 8 - connections
 
