@@ -8,6 +8,9 @@ MIN_UPTIME = 10.0
 RELOAD_SPACING = 1.0
 """Seconds between the starts of two reloads, however many HUPs arrive."""
 
+SAME_WORD = 1.0
+"""Seconds within which a second TERM says nothing that the first has not said."""
+
 TERMINATE_GRACE = 2.0
 """Seconds between SIGTERM and SIGABRT; the worker has had its drain by then."""
 

@@ -262,6 +262,8 @@ class State:
     announced: bool = False
     """The service manager and the log know that the whole fleet is ready."""
     stop: StopLevel = StopLevel.NONE
+    terminated_at: Moment = -inf
+    """When TERM was last heard."""
     stop_accepting_at: Moment = inf
     """When the workers are told to drain, after TERM and the stop delay."""
     exit_code: int = 0

@@ -1,12 +1,14 @@
 """How the supervisor leaves: workers first, within the stop time-outs, then itself.
 
-Nothing is spawned once a stop has begun. TERM asks politely however often it is sent: a
-process group and its parent may both have got it. INT and QUIT, sent again, hurry.
+Nothing is spawned once a stop has begun. A stop that is asked for again hurries, and kills at
+the third word. Only TERM within a second is the same word twice: timeout(1) and others send it
+to a process and to its group.
 """
 
 from math import inf
 
 from asgictl.core import actions as act
+from asgictl.core.policy import SAME_WORD
 from asgictl.core.state import Phase, ReloadPhase, StopLevel, WorkerState
 from asgictl.core.turn import Turn
 
@@ -31,20 +33,29 @@ def begin(turn: Turn, code: int, delay: float = 0.0) -> None:
 
 
 def terminate(turn: Turn) -> None:
-    """Finish what is in progress; a second word only ends the stop delay."""
+    """Finish what is in progress; at the second word end the stop delay, or else cut it off."""
     state = turn.state
+    if turn.now < state.terminated_at + SAME_WORD:
+        return
+    turn.set(terminated_at=turn.now)
     if state.stop is StopLevel.NONE:
-        turn.info("stopping: requests in progress are finished first")
-        begin(turn, 0, state.policy.stop_delay)
-        turn.set(stop=StopLevel.GRACEFUL)
+        _finish(turn)
     elif state.stop_accepting_at != inf:
         turn.set(stop_accepting_at=turn.now)
+    else:
+        hurry(turn)
+
+
+def _finish(turn: Turn) -> None:
+    turn.info("stopping: requests in progress are finished first")
+    begin(turn, 0, turn.state.policy.stop_delay)
+    turn.set(stop=StopLevel.GRACEFUL)
 
 
 def interrupt(turn: Turn) -> None:
     """Finish what is in progress; at the second word cut it off."""
     if turn.state.stop is StopLevel.NONE:
-        terminate(turn)
+        _finish(turn)
     else:
         hurry(turn)
 

@@ -90,17 +90,15 @@ class TestDelay:
 
 
 class TestImpatience:
-    def test_a_second_term_cuts_nothing_off(self) -> None:
+    def test_a_second_term_at_once_is_the_same_word(self) -> None:
         state, _ = learn(serving(workers=1), TERM, now=1.0)
 
         assert learn(state, TERM, TERM, now=1.01) == (state, [])
 
-    @pytest.mark.parametrize("second", [INT, QUIT])
-    def test_a_second_ctrl_c_or_a_quit_cuts_off_what_is_in_progress(
-        self, second: ev.Signal
-    ) -> None:
-        state, _ = learn(serving(workers=1), INT, now=1.0)
-        state, actions = learn(state, second, now=2.0)
+    @pytest.mark.parametrize("second", [TERM, INT, QUIT])
+    def test_a_second_word_cuts_off_what_is_in_progress(self, second: ev.Signal) -> None:
+        state, _ = learn(serving(workers=1), TERM, now=1.0)
+        state, actions = learn(state, second, now=2.5)
 
         assert only(actions, act.Drain) == [act.Drain(1, 0.0, "stop")]
         assert state.stop is StopLevel.FAST
@@ -110,7 +108,7 @@ class TestImpatience:
 
         assert only(actions, act.Drain) == [act.Drain(1, 0.0, "stop")]
 
-    @pytest.mark.parametrize("third", [INT, QUIT])
+    @pytest.mark.parametrize("third", [TERM, INT, QUIT])
     def test_the_third_word_kills(self, third: ev.Signal) -> None:
         state, _ = learn(serving(workers=2), INT, INT, now=1.0)
         state, actions = learn(state, third, now=2.0)
