@@ -206,7 +206,7 @@ class Settings(WorkerSettings):
     )
     min_ready: float = setting(
         1.0,
-        "A new worker of a reload must stay healthy for this long before it replaces an old one.",
+        "The first new worker of a reload must stay healthy for this long before any old one is replaced.",
         group=_WORKERS,
         unit="seconds",
         minimum=0,

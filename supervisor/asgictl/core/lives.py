@@ -6,7 +6,14 @@ from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core import reload, stop
 from asgictl.core.policy import TERMINATE_GRACE
-from asgictl.core.state import Happening, Phase, WorkerHandle, WorkerState, deadline_after_beat
+from asgictl.core.state import (
+    Happening,
+    Phase,
+    ReloadPhase,
+    WorkerHandle,
+    WorkerState,
+    deadline_after_beat,
+)
 from asgictl.core.turn import Turn
 
 
@@ -65,11 +72,12 @@ def became_ready(turn: Turn, event: ev.BecameReady) -> None:
 def soak(turn: Turn, worker: WorkerHandle) -> None:
     """Let a worker, which has to be in SOAKING, go on to READY when it may.
 
-    It must have been healthy for ``min_ready`` seconds and have sent a beat in that time,
-    unless its generation has proved itself.
+    The first worker of a generation must have been healthy for ``min_ready`` seconds and have
+    sent a beat in that time. It proves the code for all others.
     """
     state = turn.state
-    min_ready = state.policy_of(worker.generation).min_ready
+    canary = state.reload is not None and state.reload.phase is ReloadPhase.CANARY
+    min_ready = state.policy_of(worker.generation).min_ready if canary else 0.0
     soaked = turn.now >= worker.ready_at + min_ready and worker.last_beat > worker.ready_at
     if soaked or not min_ready or worker.generation == state.committed:
         worker = turn.move(worker, Happening.SOAKED)

@@ -314,7 +314,6 @@ class TestSupersede:
         world = World(Policy(workers=4)).start().settle()
         world.signal("HUP")
         world.run_until(lambda: world.generations().get(2, 0) == 2, within=10.0)
-        world.advance(1.5)
         world.preflight = Check(error="syntax error")
         world.signal("HUP")
         world.advance(1.0)
