@@ -10,13 +10,13 @@ from math import inf
 from typing import Any
 
 from asgictl.core import events as ev
-from asgictl.core.state import State, WorkerHandle
+from asgictl.core.state import State, WorkerHandle, WorkerState
 from asgictl_worker import contract
 
 STALE = 3.0
 """Seconds after a beat in which what it says of the speed still counts."""
 
-PLANNED = frozenset({"reload", "recycle", "scale-down", "stop", "asked for"})
+PLANNED = frozenset({"reload", "reload refused", "recycle", "scale-down", "stop", "asked for"})
 """Causes of exits that nobody has to look into."""
 
 _CAUSES = {
@@ -137,13 +137,14 @@ def cause_of(worker: WorkerHandle, event: ev.Exited) -> str:
         event: how it ended.
     """
     if not worker.active:
-        # An aborted reload ends its workers with its own reason.
-        return _CAUSES.get(worker.fate.partition(":")[0], "reload refused")
+        known = [_CAUSES.get(word) for word in reversed(worker.fate.split(": ", 1))]
+        # An aborted reload ends its workers with its own reason, which may be anything.
+        return next((cause for cause in known if cause), "reload refused")
     if event.out_of_memory:
         return "out of memory"
     if event.signal:
         return f"SIG{event.signal}"
-    if worker.stage != "" and worker.ready_at == inf:
+    if worker.state is WorkerState.STARTING:
         return "boot failed"
     return f"exit code {event.code}"
 
