@@ -380,8 +380,8 @@ class Tally:
     told_to_close: int = 0
     by_version: collections.Counter[str] = field(default_factory=collections.Counter)
     by_pid: collections.Counter[int] = field(default_factory=collections.Counter)
-    last_answer: dict[str, float] = field(default_factory=dict)
-    """When each version answered for the last time, in monotonic seconds."""
+    last_asked: dict[str, float] = field(default_factory=dict)
+    """When the newest request was sent that each version answered, in monotonic seconds."""
     failures: list[Failure] = field(default_factory=list)
 
     def kinds(self) -> dict[str, int]:
@@ -513,6 +513,7 @@ class _Connection:
             await self._open(address)
         assert self.reader is not None
         assert self.writer is not None
+        asked = time.monotonic()
         word = "keep-alive" if keep_alive else "close"
         head, body = await self._exchange(
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: {word}\r\n\r\n".encode()
@@ -531,7 +532,9 @@ class _Connection:
         tally.answered += 1
         tally.by_version[answer["version"]] += 1
         tally.by_pid[answer["pid"]] += 1
-        tally.last_answer[answer["version"]] = time.monotonic()
+        tally.last_asked[answer["version"]] = max(
+            asked, tally.last_asked.get(answer["version"], 0.0)
+        )
         tally.told_to_close += closes and keep_alive
         self.pid = answer["pid"]
         self.usable = keep_alive and not closes

@@ -191,7 +191,7 @@ class BaseMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reload:
-    """The time from SIGHUP to the last answer of old code, under load; errors are lost requests."""
+    """The time from SIGHUP to the last request that old code answers, under load."""
 
     name: str = "reload"
     title: str = "reload of two workers under load"
@@ -213,7 +213,7 @@ class Reload:
             while old != tally.by_version["old"]:
                 old = tally.by_version["old"]
                 load.wait_for_answers(2000)
-        took = tally.last_answer["old"] - began
+        took = tally.last_asked["old"] - began
         return Sample(value=took * 1e3, errors=len(tally.failures))
 
 
