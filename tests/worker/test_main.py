@@ -499,7 +499,7 @@ def test_messages_from_the_future_or_from_nowhere_are_ignored(
 def test_what_the_application_leaves_behind_does_not_keep_the_worker(
     fork: Fork, url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "CANCEL_GRACE", 0.05)
+    monkeypatch.setattr("asgictl_worker.hygiene.CANCEL_GRACE", 0.05)
     worker = fork().ready()
     httpx.get(url + "/leftover")
     httpx.get(url + "/thread")

@@ -5,7 +5,6 @@ worker only reports, and leaves when it is told to or when the supervisor is gon
 """
 
 import asyncio
-import contextlib
 import faulthandler
 import gc
 import logging
@@ -13,19 +12,19 @@ import os
 import select
 import signal
 import socket
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 import setproctitle
 
-from asgictl_worker import contract, logs, tracebacks
+from asgictl_worker import contract, hygiene, logs, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 from asgictl_worker.retirement import reason_to_retire
-from asgictl_worker.server import CANCEL_GRACE, LAST_WORDS, Server, describe, load
+from asgictl_worker.server import LAST_WORDS, Server, load
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.tls import TLS, MayNotRead
 
@@ -201,6 +200,7 @@ class _Worker:
         self.terminated = False
         self.beat_due = self.served_since = 0.0
         self.board: Board | None = None
+        self.lag_watch: hygiene.LagWatch | None = None
         self.loop: asyncio.AbstractEventLoop
         self.server: Server
 
@@ -241,7 +241,8 @@ class _Worker:
 
     async def _live(self) -> int:
         self.loop = asyncio.get_running_loop()
-        self.loop.set_exception_handler(_log_loop_exception)
+        self.loop.set_exception_handler(hygiene.log_exception)
+        warnings.showwarning = hygiene.log_warning
         try:
             booted = await self._boot()
         except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -249,7 +250,9 @@ class _Worker:
         if booted:
             await self._serve()
         await self.server.shutdown()
-        await _cancel_leftovers()
+        await hygiene.cancel_leftovers()
+        if self.lag_watch is not None:
+            self.lag_watch.stop()
         self.channel.send(contract.Bye(reason=self.reason))
         return ExitCode.OK
 
@@ -273,11 +276,14 @@ class _Worker:
         gc.collect()
         gc.freeze()
         self.stage = SERVING
+        if self.settings.loop_lag_warning:
+            self.lag_watch = hygiene.LagWatch(self.loop, self.settings.loop_lag_warning)
+            self.lag_watch.start()
         self.channel.send(contract.Ready())
         logger.info("ready: %s", self)
         return True
 
-    def _join_board(self) -> Callable[[], int] | None:
+    def _join_board(self) -> Callable[[], int | None] | None:
         """Return what says how many connections to take, for the sake of the other workers."""
         if self.assignment.board_fd < 0:
             return None
@@ -415,31 +421,3 @@ def _limit_orphan(_number: int, _frame: FrameType | None) -> None:
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
     pass
-
-
-def _log_loop_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    facts = ", ".join(
-        f"{name}={value!r}"
-        for name, value in context.items()
-        if name not in ("message", "exception", "source_traceback")
-    )
-    logger.error(
-        "in the event loop: %s%s",
-        context["message"],
-        f" ({facts})" if facts else "",
-        exc_info=context.get("exception"),
-    )
-
-
-async def _cancel_leftovers() -> None:
-    """End the tasks that the application has left behind, as far as they let themselves."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE)
-    if tasks:
-        logger.warning("tasks that ignore their cancellation: %s", ", ".join(map(describe, tasks)))
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CANCEL_GRACE):
-            await asyncio.get_running_loop().shutdown_asyncgens()

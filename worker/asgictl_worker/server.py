@@ -6,7 +6,6 @@ worker (``main.py``) takes the same steps one by one, because it has to report i
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import os
 import signal
@@ -21,6 +20,7 @@ from asgictl_worker.acceptor import Acceptor
 from asgictl_worker.access_log import open_access_log
 from asgictl_worker.asgi import Application
 from asgictl_worker.connection import Connection
+from asgictl_worker.hygiene import CANCEL_GRACE, describe
 from asgictl_worker.lifespan import Lifespan
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.service import Service
@@ -32,9 +32,6 @@ logger = logging.getLogger("asgictl.worker")
 
 LAST_WORDS = 0.5
 """Seconds to wait, at most, for a reader of the log that is behind when we leave."""
-
-CANCEL_GRACE = 1.0
-"""Seconds in which cancelled requests may tidy up."""
 
 
 HANDSHAKE_GRACE = 1.0
@@ -190,7 +187,7 @@ class Server:
         return not self.stopping.is_set()
 
     def start_accepting(
-        self, sockets: Sequence[socket.socket], allowance: Callable[[], int] | None = None
+        self, sockets: Sequence[socket.socket], allowance: Callable[[], int | None] | None = None
     ) -> None:
         """Accept connections on listening sockets; see ``Acceptor`` for ``allowance``."""
         service = self.service
@@ -297,16 +294,6 @@ def load(name: str, settings: WorkerSettings) -> Application:
         factory=settings.factory,
         interface=settings.interface,
     )
-
-
-def describe(task: asyncio.Task[Any]) -> str:
-    """Return the name of a task and the lines where it waits, outermost first."""
-    lines = []
-    awaiting: Any = task.get_coro()
-    while inspect.iscoroutine(awaiting) and awaiting.cr_frame is not None:
-        lines.append(f"{awaiting.cr_code.co_filename}:{awaiting.cr_frame.f_lineno}")
-        awaiting = awaiting.cr_await
-    return f"{task.get_name()} ({', '.join(lines)})"
 
 
 # -- Listening sockets, for those who have no supervisor

@@ -580,6 +580,13 @@ class WorkerSettings:
         metavar="FILE",
     )
     access_log: bool = setting(True, "Write a line for every response.", group=_LOGGING)
+    loop_lag_warning: float = setting(
+        1.0,
+        "Log the stack of what blocks the event loop for this long; 0 never does.",
+        group=_LOGGING,
+        unit="seconds",
+        minimum=0,
+    )
     use_colors: bool | None = setting(
         None, "Colour the log (default: when it goes to a terminal).", group=_LOGGING
     )

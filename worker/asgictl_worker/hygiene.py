@@ -1,0 +1,310 @@
+"""What goes wrong in an event loop without anybody noticing, told with its place.
+
+* Code that blocks the loop: nothing else is served meanwhile (``LagWatch``).
+* Exceptions that nobody retrieves, and warnings such as that of a coroutine which was never
+  awaited (``log_exception()``, ``log_warning()``).
+* Tasks that are left over when the server stops (``cancel_leftovers()``).
+
+What repeats itself is told once a minute, with how often it happened.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import inspect
+import linecache
+import logging
+import os
+import re
+import tempfile
+import threading
+import time
+import traceback
+from typing import Any, TextIO
+
+logger = logging.getLogger("asgictl.worker")
+
+SPACING = 60.0
+"""Seconds between two reports of the same thing."""
+
+MAX_KNOWN = 200
+"""Different things that are remembered; more at a time would not be read."""
+
+CANCEL_GRACE = 1.0
+"""Seconds in which cancelled tasks may tidy up."""
+
+MAX_STACK = 64 * 1024
+"""Bytes of a stack that are looked at."""
+
+
+class Repetitions:
+    """Knows what was reported lately."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[float, int]] = {}
+
+    def admit(self, key: object, now: float) -> int | None:
+        """Return how often this was kept back since its last report, None to keep it back.
+
+        Args:
+            key: what it is.
+            now: monotonic seconds.
+        """
+        last, kept = self._known.pop(key, (-SPACING, 0))
+        if now - last < SPACING:
+            self._known[key] = (last, kept + 1)
+            return None
+        self._known[key] = (now, 0)
+        if len(self._known) > MAX_KNOWN:
+            # The one that was seen least recently.
+            del self._known[next(iter(self._known))]
+        return kept
+
+
+_repetitions = Repetitions()
+
+
+def _times(kept: int) -> str:
+    return f" ({kept} times more in the meantime)" if kept else ""
+
+
+# -- A loop that does not turn
+
+_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_ASYNCIO = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep
+_RUNNER = _ASYNCIO + "runners.py"
+_SELECTORS = os.path.join(os.path.dirname(_ASYNCIO.rstrip(os.sep)), "selectors.py")
+
+
+class LagWatch:
+    """Reports what blocks the event loop of this thread.
+
+    It asks the loop for a turn again and again. Before it waits, it arms faulthandler's
+    timer: if the turn does not come, a thread without the interpreter's lock writes down
+    where everything stands, even while C code holds the lock. When the loop turns again that
+    is read and logged. (Of a loop that never does, the supervisor tells.)
+
+    The timer is one per process, so an application that uses
+    ``faulthandler.dump_traceback_later()`` itself should turn this off.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float) -> None:
+        """Prepare to watch.
+
+        Args:
+            loop: that of this thread, running.
+            threshold: seconds for which it may be blocked.
+        """
+        self._loop = loop
+        self._threshold = threshold
+        # A block may begin anywhere between two turns; each costs a tenth of a millisecond.
+        self._interval = min(1.0, max(0.1, threshold / 2))
+        self._thread = threading.get_ident()
+        self._stack = _memory()
+        self._handle: asyncio.TimerHandle | None = None
+        self._due = self._worked = 0.0
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._arm()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        faulthandler.cancel_dump_traceback_later()
+        if self._stack >= 0:
+            os.close(self._stack)
+            self._stack = -1
+
+    def _arm(self) -> None:
+        faulthandler.dump_traceback_later(self._threshold + self._interval, file=self._stack)
+        self._due = time.monotonic() + self._interval
+        self._worked = time.thread_time()
+        self._handle = self._loop.call_later(self._interval, self._turn)
+
+    def _turn(self) -> None:
+        blocked = time.monotonic() - self._due
+        if blocked >= self._threshold:
+            worked = time.thread_time() - self._worked
+            # First of all, as it may be writing just now.
+            faulthandler.cancel_dump_traceback_later()
+            text = os.pread(self._stack, MAX_STACK, 0).decode("utf-8", "replace")
+            os.ftruncate(self._stack, 0)
+            os.lseek(self._stack, 0, os.SEEK_SET)
+            self._report(blocked, worked, where(text, self._thread))
+        self._arm()
+
+    def _report(self, blocked: float, worked: float, stack: str) -> None:
+        kept = _repetitions.admit(("blocked", stack), time.monotonic())
+        if kept is None:
+            return
+        if not stack:
+            logger.info(
+                "the event loop did not turn for %.2f s, though nothing blocked it: the machine is "
+                "overloaded, or was suspended%s",
+                blocked,
+                _times(kept),
+            )
+            return
+        logger.warning(
+            "the event loop was blocked for %.2f s (%.2f s of processor time), nothing else was "
+            "served; after %g s it was here%s:\n%s",
+            blocked,
+            worked,
+            self._threshold,
+            _times(kept),
+            stack,
+        )
+
+
+def where(dump: str, thread: int) -> str:
+    """Return the stack of a thread, as Python writes stacks, from the application on.
+
+    Args:
+        dump: what faulthandler has written.
+        thread: its identifier.
+
+    Returns:
+        Nothing if no code was running but the event loop's own.
+    """
+    block = re.search(
+        rf"^(?:Current thread|Thread) 0x0*{thread:x}\b.*\n((?:  .*\n?)*)", dump, re.MULTILINE
+    )
+    frames = _after_entry(
+        [_FRAME.fullmatch(line) or line.strip() for line in reversed(block[1].splitlines())]
+        if block
+        else []
+    )
+    if all(_is_of_loop(frame) for frame in frames):
+        return ""
+    # Those by which the application was called say nothing, if it was called at all.
+    while not all(map(_is_outer, frames)) and _is_outer(frames[0]):
+        del frames[0]
+    return "\n".join(map(_show, frames))
+
+
+_Frame = re.Match[str] | str
+"""A frame, or a remark such as ``Garbage-collecting``."""
+
+
+def _after_entry(frames: list[_Frame]) -> list[_Frame]:
+    """Leave out what the loop was started by; for a forked worker also its supervisor."""
+    entries = [at for at, frame in enumerate(frames) if _file(frame) == _RUNNER]
+    return frames[entries[-1] + 1 :] if entries else frames
+
+
+def _file(frame: _Frame) -> str:
+    return "" if isinstance(frame, str) else frame["file"]
+
+
+def _is_of_loop(frame: _Frame) -> bool:
+    return _file(frame).startswith(_ASYNCIO) or _file(frame) == _SELECTORS
+
+
+def _is_outer(frame: _Frame) -> bool:
+    return _is_of_loop(frame) or _file(frame).startswith(_OURS)
+
+
+def _show(frame: _Frame) -> str:
+    if isinstance(frame, str):
+        return f"  {frame}"
+    source = linecache.getline(frame["file"], int(frame["line"])).strip()
+    text = f'  File "{frame["file"]}", line {frame["line"]}, in {frame["name"]}'
+    return f"{text}\n    {source}" if source else text
+
+
+def _memory() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("asgictl-lag", os.MFD_CLOEXEC)
+    fd, path = tempfile.mkstemp(prefix="asgictl-lag-")
+    os.unlink(path)
+    return fd
+
+
+# -- Exceptions and warnings that go nowhere
+
+
+def log_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what an event loop tells its exception handler (``loop.set_exception_handler()``)."""
+    error = context.get("exception")
+    kept = _repetitions.admit((context["message"], *_origin(error)), time.monotonic())
+    if kept is None:
+        return
+    facts = ", ".join(
+        f"{name}={value!r}"
+        for name, value in context.items()
+        if name not in ("message", "exception", "source_traceback")
+    )
+    logger.error(
+        "in the event loop: %s%s%s",
+        context["message"],
+        f" ({facts})" if facts else "",
+        _times(kept),
+        exc_info=error,
+    )
+
+
+def _origin(error: BaseException | None) -> tuple[object, ...]:
+    """Return what two exceptions have in common that are the same mistake."""
+    if error is None:
+        return ()
+    last = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        last = (frame.f_code.co_filename, line)
+    return type(error), last
+
+
+def log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log a warning instead of printing it, in the place of ``warnings.showwarning()``."""
+    kept = _repetitions.admit((category, str(message)), time.monotonic())
+    if kept is not None:
+        logger.warning(
+            "%s:%d: %s: %s%s", filename, lineno, category.__name__, message, _times(kept)
+        )
+
+
+# -- Tasks that are left over
+
+
+def describe(task: asyncio.Task[Any]) -> str:
+    """Return the name of a task and the lines where it waits, outermost first."""
+    lines = []
+    awaiting: Any = task.get_coro()
+    while inspect.iscoroutine(awaiting) and awaiting.cr_frame is not None:
+        lines.append(f"{awaiting.cr_code.co_filename}:{awaiting.cr_frame.f_lineno}")
+        awaiting = awaiting.cr_await
+    return f"{task.get_name()} ({', '.join(lines)})"
+
+
+async def cancel_leftovers() -> None:
+    """End the tasks that the application has left behind, as far as they let themselves."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        logger.info("cancelling tasks that were left over: %s", _names(tasks))
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE)
+    if tasks:
+        logger.warning("tasks that ignore their cancellation: %s", _names(tasks))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_GRACE):
+            await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def _names(tasks: set[asyncio.Task[Any]]) -> str:
+    names = sorted(map(describe, tasks))
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
