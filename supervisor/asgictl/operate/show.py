@@ -159,18 +159,19 @@ def _fleet(found: Mapping[str, Any]) -> str:
 
 def _load(found: Mapping[str, Any]) -> str:
     return (
-        f"{found['connections']:,} connections, {found['in_flight']:,} requests in progress, "
+        f"{_count(found['connections'], 'connection')}, "
+        f"{_count(found['in_flight'], 'request')} in progress, "
         f"{found['requests_per_second']:,.0f} requests/s"
     )
 
 
 def _history(found: Mapping[str, Any]) -> str:
-    text = f"{found['requests']:,} requests, {found['errors']:,} errors"
-    text += f", {found['reloads_committed']} reloads"
+    text = f"{_count(found['requests'], 'request')}, {_count(found['errors'], 'error')}"
+    text += f", {_count(found['reloads_committed'], 'reload')}"
     if found["reloads_refused"]:
         text += f" ({found['reloads_refused']} refused)"
     if found["upgrades"]:
-        text += f", {found['upgrades']} upgrades"
+        text += f", {_count(found['upgrades'], 'upgrade')}"
     if found["exits"]:
         text += "; workers ended: " + ", ".join(
             f"{count} {cause}" for cause, count in sorted(found["exits"].items())
@@ -183,6 +184,10 @@ def _last_reload(last: Mapping[str, Any]) -> str:
     if last["committed"]:
         return f"generation {last['generation']} committed, {ago}"
     return f"generation {last['generation']} refused, {ago}: {last['reason']}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cpu(usage: Usage) -> str:
