@@ -36,12 +36,12 @@ class ExitStatus:
 class Child:
     """A process that this one has forked, or adopted, until it has been reaped."""
 
-    __slots__ = ("_reaped", "pid", "pidfd")
+    __slots__ = ("_status", "pid", "pidfd")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.pidfd = -1
-        self._reaped = False
+        self._status: ExitStatus | None = None
         if hasattr(os, "pidfd_open"):
             with contextlib.suppress(OSError):
                 self.pidfd = os.pidfd_open(pid)
@@ -49,7 +49,7 @@ class Child:
     def send(self, signal_name: str) -> None:
         """Send a signal, named without the ``SIG``; one that is gone already gets none."""
         number = signal.Signals["SIG" + signal_name]
-        if self._reaped:
+        if self._status:
             return  # the pid may be a stranger's by now
         with contextlib.suppress(ProcessLookupError):
             if self.pidfd >= 0:
@@ -58,19 +58,16 @@ class Child:
                 os.kill(self.pid, number)
 
     def reap(self) -> ExitStatus | None:
-        """Return how the process ended, once, or None while it lives (waitid(2))."""
-        try:
-            result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
-            # Somebody else has reaped it: an application's hook, in a program that embeds us.
-            self._reaped = True
-            return ExitStatus(code=None, signal="unknown")
-        if result is None:
-            return None
-        self._reaped = True
-        if result.si_code == os.CLD_EXITED:
-            return ExitStatus(code=result.si_status)
-        return ExitStatus(code=None, signal=signal_name(result.si_status))
+        """Return how the process ended, or None while it lives (waitid(2))."""
+        if self._status is None:
+            try:
+                result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                # Somebody else has reaped it: another part of a program that embeds us.
+                self._status = ExitStatus(code=None, signal="unknown")
+            else:
+                self._status = _exit_status(result) if result else None
+        return self._status
 
     def wait(self, seconds: float) -> ExitStatus | None:
         """Wait for the end of a process that is about to end; None if it does not."""
@@ -84,6 +81,12 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+
+
+def _exit_status(result: os.waitid_result) -> ExitStatus:
+    if result.si_code == os.CLD_EXITED:
+        return ExitStatus(code=result.si_status)
+    return ExitStatus(code=None, signal=signal_name(result.si_status))
 
 
 def signal_name(number: int) -> str:
