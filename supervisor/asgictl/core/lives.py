@@ -78,13 +78,9 @@ def soak(turn: Turn, worker: WorkerHandle) -> None:
     state = turn.state
     canary = state.reload is not None and state.reload.phase is ReloadPhase.CANARY
     min_ready = state.policy_of(worker.generation).min_ready if canary else 0.0
-    soaked = turn.now >= worker.ready_at + min_ready and worker.last_beat > worker.ready_at
+    soaked = worker.ready_at + min_ready <= turn.now and worker.ready_at < worker.last_beat
     if soaked or not min_ready or worker.generation == state.committed:
         worker = turn.move(worker, Happening.SOAKED)
-    elif turn.now >= worker.ready_at + min_ready:
-        # The first beat is still to come; it sets a deadline of its own.
-        turn.put(worker, deadline=worker.ready_at + state.policy_of(worker.generation).late_after)
-        return
     turn.put(worker, deadline=deadline_after_beat(state, worker, worker.last_beat))
 
 

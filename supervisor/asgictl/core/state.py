@@ -4,10 +4,9 @@ A *slot* is a place in the fleet, from 0 to desired - 1. It is empty (perhaps wa
 back-off), has one worker, or two while one replaces the other. A *generation* is one reading
 of settings and application. ``TRANSITIONS`` is the life of a worker; ``diagram.py`` draws it.
 
-Only a worker of a generation that is not committed yet really soaks; the others pass through
-SOAKING at once. Every state of a living process has a deadline: what happens then is in
-``health.py``. Times are *moments*, the supervisor's monotonic seconds, unless a field says
-that it is a duration.
+Only the first worker of a reload really soaks; the others pass through SOAKING at once. Every
+state of a living process has a deadline: what happens then is in ``health.py``. Times are
+*moments*, the supervisor's monotonic seconds, unless a field says that it is a duration.
 """
 
 from collections.abc import Mapping
@@ -304,10 +303,10 @@ class State:
 def deadline_after_beat(state: State, worker: WorkerHandle, beat: float) -> float:
     """Return when something is due of a worker that does not beat again after ``beat``."""
     policy = state.policy_of(worker.generation)
-    if worker.state is WorkerState.READY:
-        return beat + policy.late_after
-    if worker.state is WorkerState.SOAKING:
+    if worker.state is WorkerState.SOAKING and worker.ready_at < beat:
         return min(max(beat, worker.ready_at + policy.min_ready), beat + policy.late_after)
+    if worker.state in (WorkerState.READY, WorkerState.SOAKING):
+        return beat + policy.late_after
     if worker.state is WorkerState.DRAINING:
         return min(worker.draining_until + policy.drain_overtime, beat + policy.timeout)
     return worker.deadline

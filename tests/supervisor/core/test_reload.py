@@ -365,12 +365,14 @@ class TestTemplates:
         assert only(actions, act.StartTemplate) == [act.StartTemplate(1)]
 
     def test_its_back_off_grows_until_it_is_ready_once(self) -> None:
-        state, now = self.preloaded(), 5.0
+        state, now, seeds = self.preloaded(), 5.0, set()
         for _ in range(6):
             state, _ = learn(state, ev.TemplateFailed(1, "broken"), now=now)
+            seeds.add(state.seed)
             wait, now = state.templates[1].deadline - now, state.templates[1].deadline
             state, _ = learn(state, *map(ev.Beat, (1, 2)), TICK, now=now)
         assert 4.0 <= wait <= 12.0
+        assert len(seeds) == 6
 
         state, _ = learn(state, ev.TemplateReady(1), now=now)
         assert state.templates[1].failures == 0

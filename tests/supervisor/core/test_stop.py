@@ -73,6 +73,16 @@ def test_but_a_short_one_not_longer() -> None:
     assert leaving not in {item.worker for item in only(actions, act.Drain)}
 
 
+def test_and_one_of_the_same_length_is_not_told_twice() -> None:
+    state, actions = learn(
+        serving(workers=2, reload_drain_timeout=30.0), ev.ScaleRequested(1), now=1.0
+    )
+    leaving = only(actions, act.Drain)[0].worker
+
+    _, actions = learn(state, TERM, now=1.0)
+    assert leaving not in {item.worker for item in only(actions, act.Drain)}
+
+
 class TestDelay:
     def test_workers_go_on_accepting_until_it_is_over(self) -> None:
         state, actions = learn(serving(workers=1, stop_delay=5.0), TERM, now=1.0)
