@@ -68,6 +68,14 @@ def test_messages_of_every_length_format_arrive(size):
     ]
 
 
+@pytest.mark.parametrize("size", [5, 200, 70000])
+def test_a_head_may_come_byte_by_byte(size):
+    whole = frame(BINARY, bytes(size), mask=bytes(4))
+    frames = Frames(size)
+    events = [event for byte in whole[:16] for event in frames.receive(bytes([byte]))]
+    assert [*events, *frames.receive(whole[16:])] == [bytes(size)]
+
+
 def test_fragments_become_one_message_and_control_frames_come_between():
     assert receive(
         frame(TEXT, b"Hel", fin=False),

@@ -8,14 +8,23 @@ from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.uri import parse_uri
 
+from asgictl_worker.http.http1 import DefaultFields, Writer
 from asgictl_worker.http.request import Request
+from asgictl_worker.http.response import InvalidResponse
+from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.websocket.frames import Deflate
 from asgictl_worker.websocket.handshake import (
     BadHandshake,
     ReservedHeader,
     answer,
     negotiate,
+    switch,
 )
+
+
+class FixedClock:
+    date = b"date: then\r\n"
+
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -236,3 +245,28 @@ def test_the_subprotocol_may_come_as_a_header_but_not_twice():
     assert header in answer(handshake, "chat", [])
     with pytest.raises(ReservedHeader, match="sec-websocket-protocol"):
         answer(handshake, "chat", [header])
+
+
+@pytest.mark.parametrize("field", [(), ("x-a", "1"), (None, b"1"), 5])
+def test_what_is_no_header_is_left_to_the_writer_to_refuse(field):
+    handshake = negotiate(request(), per_message_deflate=True)
+    headers = answer(handshake, None, [field])
+    writer = Writer(FixedClock(), DefaultFields(WorkerSettings()))
+    with pytest.raises(InvalidResponse):
+        switch(writer, request(), headers)
+
+
+def test_the_whole_answer_is_a_101_without_a_length():
+    handshake = negotiate(request(), per_message_deflate=True)
+    writer = Writer(FixedClock(), DefaultFields(WorkerSettings()))
+    assert switch(writer, request(), answer(handshake, "chat", [(b"x-a", b"1")])) == (
+        b"HTTP/1.1 101 Switching Protocols\r\n"
+        b"date: then\r\n"
+        b"server: asgictl\r\n"
+        b"upgrade: websocket\r\n"
+        b"connection: Upgrade\r\n"
+        b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+        b"sec-websocket-protocol: chat\r\n"
+        b"x-a: 1\r\n"
+        b"\r\n"
+    )
