@@ -17,6 +17,7 @@ from tests.worker.waiting import until
 import asgictl_worker
 from asgictl_worker import acceptor
 from asgictl_worker.acceptor import BATCH, BATCH_ALONE, Acceptor
+from asgictl_worker.application import adapt
 from asgictl_worker.lifespan import StartupFailed
 from asgictl_worker.server import Server
 from asgictl_worker.settings import WorkerSettings
@@ -127,6 +128,25 @@ async def test_an_application_may_be_named(tmp_path: Path, monkeypatch: pytest.M
         httpx.AsyncClient() as client,
     ):
         assert (await client.get(url(server))).status_code == 204
+
+
+def _wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [b"wsgi ", environ["PATH_INFO"].encode()]
+
+
+def _asgi2(scope: Any) -> Any:
+    async def run(receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": f"asgi2 {scope['path']}".encode()})
+
+    return run
+
+
+@pytest.mark.parametrize(("app", "text"), [(_wsgi, "wsgi /path"), (_asgi2, "asgi2 /path")])
+async def test_older_interfaces_are_served(app: Any, text: str) -> None:
+    async with serving(adapt(app)) as (server, _), httpx.AsyncClient() as client:
+        assert (await client.get(url(server, "/path"))).text == text
 
 
 async def test_sockets_that_were_given_stay_open() -> None:
