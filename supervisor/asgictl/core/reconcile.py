@@ -7,6 +7,7 @@ The rules, per slot. A worker is *fresh* when it is of the wanted generation; it
 when it has not asked to be replaced, either.
 
 * A fresh worker is ready: the others retire, but not a lasting one for one that is not.
+* Several others are ready: one of them will do.
 * A fresh worker is booting, or a lasting one is there: no other is needed now.
 * The slot is empty: fill it from the committed generation, after its back-off.
 * Else start a fresh worker beside the old ones, as many at a time as the surge allows. So
@@ -109,15 +110,12 @@ def _lasting(occupants: list[WorkerHandle], wanted: int, rolling: bool) -> list[
 def _retire_replaced(
     turn: Turn, occupants: list[WorkerHandle], lasting: list[WorkerHandle], wanted: int
 ) -> None:
-    ready = [
-        worker
-        for worker in occupants
-        if worker.generation == wanted and worker.state is WorkerState.READY
-    ]
+    ready = [worker for worker in occupants if worker.state is WorkerState.READY]
     if not ready or len(occupants) == 1:
         return
-    keep = max(ready, key=lambda worker: (not worker.recycle, worker.id))
-    for worker in occupants:
+    keep = max(ready, key=lambda item: (item.generation == wanted, not item.recycle, item.id))
+    # Without a fresh one, several may be left of reloads that were superseded; one will do.
+    for worker in occupants if keep.generation == wanted else ready:
         to_come = keep.recycle and worker in lasting and worker not in ready
         if worker.id != keep.id and not to_come:
             why = f"recycle: {worker.recycle}" if worker.recycle else "reload"

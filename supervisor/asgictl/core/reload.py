@@ -15,6 +15,7 @@ from asgictl.core import stop
 from asgictl.core.backoff import delay, next_seed
 from asgictl.core.policy import RELOAD_SPACING
 from asgictl.core.state import (
+    Happening,
     Phase,
     Reload,
     ReloadPhase,
@@ -24,6 +25,7 @@ from asgictl.core.state import (
     WorkerHandle,
     WorkerState,
     changed,
+    deadline_after_beat,
 )
 from asgictl.core.turn import Turn
 
@@ -94,6 +96,10 @@ def _end(turn: Turn, reload: Reload, reason: str, detail: str = "") -> None:
     for worker in list(turn.workers.values()):
         if worker.generation == generation and worker.state is WorkerState.STARTING:
             turn.retire(worker, reason, 0.0)
+        elif worker.generation == generation and worker.state is WorkerState.SOAKING:
+            # Its trial is over, whatever it would have proved. It serves, if nobody else does.
+            worker = turn.move(worker, Happening.SOAKED)
+            turn.put(worker, deadline=deadline_after_beat(state, worker, worker.last_beat))
     turn.do(act.Abandon(generation))
 
 

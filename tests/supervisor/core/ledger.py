@@ -219,7 +219,8 @@ class Ledger:
             assert before.reload is not None
             assert before.reload.generation == after.committed
         for occupants in after.slots():
-            assert len(occupants) <= 3
+            ready = [worker for worker in occupants if worker.state is WorkerState.READY]
+            assert after.phase is Phase.STOPPING or len(ready) <= 1, "two are ready in one slot"
 
     def _check_capacity(self, before: State, event: ev.Event, after: State) -> None:
         """READY never falls by our own acts below what is wanted, or was there."""

@@ -310,6 +310,23 @@ class TestSupersede:
         assert world.generations() == {3: 4}
         assert min(least) == 4
 
+    def test_its_workers_do_not_pile_up_in_a_slot_that_the_old_code_cannot_fill(self) -> None:
+        def behave(spawn: act.Spawn) -> Behaviour:
+            return Behaviour(
+                boot_error="broken" if spawn.worker > 1 and spawn.generation == 1 else ""
+            )
+
+        world = World(Policy(workers=1, min_ready=30.0), behaviour=behave).start().settle()
+        world.children[1].exit(code=1)
+        most = []
+        world.observers.append(lambda world: most.append(sum(world.generations().values())))
+        for _ in range(8):
+            world.signal("HUP")
+            world.advance(5.0)
+
+        assert max(most) <= 3
+        assert world.settle(within=60.0).generations() == {9: 1}
+
     def test_if_the_second_one_is_refused_the_old_code_comes_back(self) -> None:
         world = World(Policy(workers=4)).start().settle()
         world.signal("HUP")
