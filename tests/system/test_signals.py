@@ -57,9 +57,10 @@ def test_a_stop_under_load_cuts_no_answer(serve: Serve, project: Project) -> Non
     load = Load(server.port)
     with load:
         server.stop()
-    # Who connects while the listener closes is turned away in one way or another (TCP has no
-    # better); a connection that was in use is told, and every answer that began is whole.
+    # Nobody listens any more, so new connections are refused. Between the last accept() and
+    # the close() of the last worker, TCP leaves a moment in which one may still be cut.
     assert set(load.tally.kinds()) <= {"refused", "unreachable", "reset"}, load.tally.kinds()
+    assert load.tally.kinds().get("reset", 0) + load.tally.kinds().get("unreachable", 0) <= 5
     lost = [item for item in load.tally.failures if item.kind == "reset" and item.pid]
     assert not lost, f"{len(lost)} requests were lost on connections in use"
 

@@ -138,6 +138,7 @@ class Acceptor:
             for _ in range(QUEUE):
                 if not self._accept(listener):
                     break
+        self._listeners = ()  # whoever owns them may close them now
 
     def give_up_pending(self) -> None:
         """End what is not set up yet: a client that has shaken hands so far has lost nothing."""

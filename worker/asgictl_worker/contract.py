@@ -114,6 +114,8 @@ class Drain:
     TYPE: ClassVar[int] = 33
     timeout: float
     reason: str
+    for_good: bool = False
+    """Nobody accepts after us: take what the kernel's queue holds, and close the listeners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

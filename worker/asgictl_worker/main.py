@@ -307,7 +307,7 @@ class _Worker:
         self.beat_due = self.served_since = self.loop.time()
         self._beat()
         await self.server.stopping.wait()
-        # The listeners stay open in the supervisor, for the other workers.
+        # The listeners stay open, for the other workers, unless we were told otherwise.
         self.server.stop_accepting()
         if self.board is not None:
             self.board.hide()
@@ -315,27 +315,18 @@ class _Worker:
         logger.info("draining: %s connections=%d reason=%s", self, left, self.reason)
         self.channel.send(contract.Draining(left=left))
         await self.server.drain()
+        # Or the supervisor's totals would miss what was done since the last beat.
+        self._report()
 
     def _beat(self) -> None:
         now = self.loop.time()
-        service = self.server.service
-        counters = service.counters
         if self.board is not None and not self.server.stopping.is_set():
             self.board.refresh(now, self.server.connections)
-        self.channel.beat(
-            contract.Beat(
-                connections=len(service.connections),
-                in_flight=counters.in_flight,
-                loop_lag_us=int(max(0.0, now - self.beat_due) * 1_000_000),
-                requests_total=counters.requests_total,
-                errors_total=counters.errors_total,
-                beats_dropped=self.channel.beats_dropped,
-            )
-        )
+        self._report(lag=max(0.0, now - self.beat_due))
         if not self.recycling:
             reason = reason_to_retire(
                 self.assignment,
-                requests=counters.requests_total,
+                requests=self.server.service.counters.requests_total,
                 lifetime=now - self.served_since,
             )
             if reason:
@@ -344,6 +335,19 @@ class _Worker:
         logs.flush()
         self.beat_due = now + self.assignment.beat_interval
         self.loop.call_at(self.beat_due, self._beat)
+
+    def _report(self, lag: float = 0.0) -> None:
+        counters = self.server.service.counters
+        self.channel.beat(
+            contract.Beat(
+                connections=len(self.server.service.connections),
+                in_flight=counters.in_flight,
+                loop_lag_us=int(lag * 1_000_000),
+                requests_total=counters.requests_total,
+                errors_total=counters.errors_total,
+                beats_dropped=self.channel.beats_dropped,
+            )
+        )
 
     # -- What others want
 
@@ -357,6 +361,8 @@ class _Worker:
             for message in self.channel.receive():
                 if isinstance(message, contract.Drain):
                     self._leave(message.reason, message.timeout)
+                    if message.for_good:
+                        self._stop_listening()
                 elif isinstance(message, contract.ReopenLogs):
                     logs.reopen()
                 elif isinstance(message, contract.ReloadTLS):
@@ -365,6 +371,12 @@ class _Worker:
                     logs.set_level(message.level)
         except EOFError:
             self._on_orphaned()
+
+    def _stop_listening(self) -> None:
+        """Answer those who wait in the kernel's queue; whoever comes later is refused."""
+        self.server.stop_accepting(for_good=True)
+        for listener in self.server.sockets:
+            listener.close()
 
     def _renew_certificate(self) -> None:
         tls = self.server.tls
@@ -388,6 +400,8 @@ class _Worker:
         self._leave(
             "the supervisor is gone", min(self.settings.timeout_graceful_shutdown, ORPHAN_DRAIN)
         )
+        # Nobody accepts after us, and whoever starts it again wants the port now.
+        self._stop_listening()
 
     def _leave(self, reason: str, within: float) -> None:
         self.reason = self.reason or reason
