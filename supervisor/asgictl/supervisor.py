@@ -12,7 +12,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
 
@@ -23,7 +23,7 @@ from asgictl.configuration import read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core.policy import Policy
-from asgictl.core.state import State, next_deadline
+from asgictl.core.state import Phase, State, next_deadline
 from asgictl.core.step import initial, step
 from asgictl.operate import control, places
 from asgictl.operate.desk import Desk
@@ -161,12 +161,11 @@ class Supervisor:
             self._manager = notify.ServiceManager(os.environ)
             leaving.callback(self._manager.close)
             kernel.adopt_orphans()
+            leaving.callback(self._close_control)
             if self._left is None:
                 self._begin(settings, leaving)
             else:
                 self._take_over(self._left, leaving)
-            leaving.callback(self._close_control)
-            self._open_control(settings)
             while self._exit_code is None:
                 try:
                     self._turn()
@@ -183,6 +182,7 @@ class Supervisor:
             self._check_certificates()
         self._generations[1].listeners = self._bind(self._generations[1])
         leaving.callback(self._keep_generations, set[int]())
+        self._open_control(settings)
         self._lifeline = os.pipe2(os.O_CLOEXEC)
         self._board = board.create()
         where = ", ".join(listener.address for listener in self._generations[1].listeners)
@@ -224,6 +224,7 @@ class Supervisor:
         self._state, self._lifeline, self._pidfile = taken.state, taken.lifeline, taken.pidfile
         self._board = taken.board
         self._control_listener = taken.control
+        self._open_control(self._generations[1].settings)
         self.totals = Totals.take_over(taken.operate.get("totals", {}), self._now)
         self.totals.upgrades += 1
         if level := taken.operate.get("log_level"):
@@ -434,7 +435,7 @@ class Supervisor:
         _log_remarks(reading)
         try:
             made = self._generation(reading.settings, reading.environ, self._all_listeners())
-            made.listeners = self._bind(made)
+            made.listeners = self._bind(made, reading.places)
             policy = policy_from(reading.settings)
         except Exception as error:
             self._learn(ev.PreflightFailed(epoch, str(error)))
@@ -562,9 +563,38 @@ class Supervisor:
 
     def _drain(self, action: act.Drain) -> None:
         process = self._workers[action.worker]
-        if not process.channel.send(contract.Drain(timeout=action.timeout, reason=action.reason)):
+        stopping = self._state.phase is Phase.STOPPING
+        message = contract.Drain(
+            timeout=action.timeout,
+            reason=action.reason,
+            for_good=stopping or self._has_listeners_that_go(action.worker),
+        )
+        if not process.channel.send(message):
             # It reads its channel no more; a signal may still reach it.
             log.warning("cannot tell worker pid=%d to drain", process.child.pid)
+        if stopping:
+            self._stop_listening()
+
+    def _has_listeners_that_go(self, worker: int) -> bool:
+        """Return whether a worker has a listener that its successors do not have."""
+        mine = self._generations.get(self._state.workers[worker].generation)
+        theirs = self._generations.get(self._state.wanted)
+        if mine is None or theirs is None:
+            return False
+        return any(listener not in theirs.listeners for listener in mine.listeners)
+
+    def _stop_listening(self) -> None:
+        """Leave the listeners to the workers, who close them when their queues are empty.
+
+        A client that is refused tries elsewhere; one that waits in a queue which nobody reads
+        would be cut off when the last worker has left.
+        """
+        for number, process in list(self._templates.items()):
+            self._lose_template(number, process)
+        for listener in self._all_listeners():
+            listener.close()
+        for generation in self._generations.values():
+            generation.listeners = []
 
     def _kill(self, action: act.Kill) -> None:
         self._workers[action.worker].child.send(action.signal)
@@ -605,7 +635,9 @@ class Supervisor:
     def _read(self) -> spawn.Reading:
         settings = self._read_settings()
         environ = read_env_files(settings.env_file, self._environ)
-        return spawn.with_certificates(settings, environ, strict=True)
+        reading = spawn.with_certificates(settings, environ, strict=True)
+        places = listeners.resolve(settings.addresses, keep=self._all_listeners())
+        return replace(reading, places=places)
 
     def _cancel_preflight(self, action: act.CancelPreflight) -> None:
         if self._preflight and self._preflight[0] == action.epoch:
@@ -760,7 +792,7 @@ class Supervisor:
             "addresses": [listener.address for listener in self._committed.listeners],
         }
 
-    def listeners(self) -> dict[str, Any]:
+    def listening(self) -> dict[str, Any]:
         """Return where the committed generation listens, and how full the kernel's queues are."""
         return {
             "listeners": [
@@ -802,7 +834,9 @@ class Supervisor:
             listeners=bound,
         )
 
-    def _bind(self, generation: Generation) -> list[Listener]:
+    def _bind(
+        self, generation: Generation, places: Mapping[str, list[listeners.Place]] | None = None
+    ) -> list[Listener]:
         settings, keep = generation.settings, self._all_listeners()
         self._refuse_change_of_tls(settings)
         bound = listeners.bind_all(
@@ -810,6 +844,7 @@ class Supervisor:
             backlog=settings.backlog,
             access=listeners.Access.of(settings.uds_permissions, generation.surroundings.identity),
             passed=self._passed_sockets,
+            places=places,
             keep=keep,
         )
         if settings.uses_tls:

@@ -219,6 +219,106 @@ def test_closed_standard_descriptors_are_not_taken_by_sockets(
     server.stop()
 
 
+# -- Listeners that go away
+
+SLOW = """
+import asyncio, time
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    if scope["path"] == "/block":
+        time.sleep(4)
+    elif scope["path"] == "/slow":
+        await asyncio.sleep(6)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"answered"})
+"""
+
+
+def ask(port: int, path: str) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), 20)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return client
+
+
+def answer(client: socket.socket) -> bytes:
+    """Return all that a client gets until its connection is closed."""
+    with client:
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_stop_answers_who_waits_in_the_kernel_and_refuses_who_comes_later(
+    serve: Serve, project: Project
+) -> None:
+    project.write(SLOW)
+    server = serve()
+    port = server.port
+    slow = ask(port, "/slow")
+    blocker = ask(port, "/block")
+    wait_for(lambda: blocked(server), "the worker is blocked")
+    waiting = [ask(port, "/") for _ in range(20)]
+    server.signal("TERM")
+    for client in (*waiting, blocker):
+        assert b"answered" in answer(client)
+    # The worker still serves the slow request, and nobody accepts any more.
+    with pytest.raises(ConnectionRefusedError):
+        ask(port, "/")
+    assert server.process.poll() is None
+    assert b"answered" in answer(slow)
+    server.assert_ended(0)
+
+
+def test_orphans_give_the_port_back_at_once_and_finish_what_they_have_begun(
+    serve: Serve, project: Project
+) -> None:
+    project.write(SLOW.replace("asyncio.sleep(6)", "asyncio.sleep(2)"))
+    server = serve("--workers", "2")
+    port = server.port
+    slow = ask(port, "/slow")
+    wait_for(lambda: any(connections(pid) for pid in server.workers()), "it is being served")
+    workers = server.workers()
+    server.signal("KILL")
+    server.process.wait()
+
+    def bound() -> bool:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return True
+        return False
+
+    wait_for(bound, "the port is free", within=1)
+    assert any(map(psutil.pid_exists, workers)), "the request was over before it was looked at"
+    assert b"answered" in answer(slow)
+    wait_for(lambda: not server.session() & workers, "the orphans leave")
+
+
+def connections(pid: int) -> int:
+    found = psutil.Process(pid).net_connections("tcp")
+    return sum(item.status == psutil.CONN_ESTABLISHED for item in found)
+
+
+def test_a_listener_that_a_reload_leaves_out_is_emptied_before_it_closes(
+    start: Serve, project: Project
+) -> None:
+    project.write(SLOW)
+    project.write('bind = ["127.0.0.1:0", "localhost:0"]\n', "asgictl.toml")
+    server = start("app:app", "--min-ready", "0").wait_until_ready()
+    stays, goes = server.ports()
+    blocker = ask(stays, "/block")
+    wait_for(lambda: blocked(server), "the worker is blocked")
+    waiting = [ask(goes, "/") for _ in range(20)]
+    project.write('bind = ["127.0.0.1:0"]\n', "asgictl.toml")
+    server.signal("HUP")
+    server.assert_log("no longer listening on")
+    assert blocked(server), "the reload was too slow for this test"
+    for client in (*waiting, blocker):
+        assert b"answered" in answer(client)
+    with pytest.raises(ConnectionRefusedError):
+        ask(goes, "/")
+    assert server.ports() == [stays]
+    assert get(server) == b"answered"
+    server.stop()
+
+
 # -- Children that are not ours
 
 

@@ -49,7 +49,7 @@ class Supervised(Protocol):
     def identity(self) -> dict[str, Any]:
         """Who the supervisor is: application, version, pid, addresses."""
 
-    def listeners(self) -> dict[str, Any]:
+    def listening(self) -> dict[str, Any]:
         """Where it listens, and how full the kernel's queues are."""
 
     def settings(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Desk:
         return house.identity() | status.status(house.state, house.totals, house.now)
 
     def _listeners(self) -> Answer:
-        return self._supervisor.listeners()
+        return self._supervisor.listening()
 
     def _config(self) -> Answer:
         return {"settings": self._supervisor.settings()}

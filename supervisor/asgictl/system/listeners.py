@@ -35,6 +35,9 @@ from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 FIRST_PASSED = 3
 """The number of the first descriptor that systemd passes (SD_LISTEN_FDS_START)."""
 
+Place = tuple[int, Any]
+"""A family of addresses, and an address in it as socket.bind() takes it."""
+
 _SAME_PORT_TRIES = 10
 """How often to look for a port that is free on every address of a name."""
 
@@ -142,6 +145,7 @@ def bind_all(
     backlog: int,
     access: Access = Access(),
     passed: Mapping[int, str] | None = None,
+    places: Mapping[str, list[Place]] | None = None,
     keep: Sequence[Listener] = (),
 ) -> list[Listener]:
     """Return a listener for every address: all of them, or none.
@@ -151,6 +155,7 @@ def bind_all(
         backlog: how many connections the kernel holds for each (listen(2)).
         access: for UNIX sockets that are made here.
         passed: sockets of the service manager, as ``passed_sockets()`` returns them.
+        places: what ``resolve()`` has found; names that are not in it are looked up here.
         keep: listeners that exist already; those asked for again are returned as they are.
 
     Raises:
@@ -181,7 +186,9 @@ def bind_all(
                     case UnixAddress():
                         found = [_unix(address, backlog, access)]
                     case TcpAddress():
-                        found = _tcp(address, backlog, ipv4_too=address.port not in ipv4_ports)
+                        where = (places or {}).get(str(address)) or _look_up(address)
+                        ipv4_too = address.port not in ipv4_ports
+                        found = _tcp(address, where, backlog, ipv4_too=ipv4_too)
                 made += (listener for listener in found if listener not in keep)
             result += found
         used = {listener.socket.fileno() for listener in result}
@@ -281,8 +288,26 @@ def _describe(end: socket.socket) -> str:
 # -- TCP
 
 
-def _tcp(address: TcpAddress, backlog: int, *, ipv4_too: bool) -> list[Listener]:
-    places = _resolve(address)
+def resolve(addresses: Iterable[BindAddress], keep: Iterable[Listener] = ()) -> dict[str, Any]:
+    """Return the places behind the names of new addresses, for ``bind_all()``.
+
+    This may wait for a name server.
+
+    Args:
+        addresses: where to listen.
+        keep: listeners that exist already; their names are not looked up again.
+
+    Raises:
+        CannotBind: a name has no address.
+    """
+    known = {listener.asked for listener in keep}
+    new = [address for address in addresses if str(address) not in known]
+    return {str(address): _look_up(address) for address in new if isinstance(address, TcpAddress)}
+
+
+def _tcp(
+    address: TcpAddress, places: list[Place], backlog: int, *, ipv4_too: bool
+) -> list[Listener]:
     for tries in range(_SAME_PORT_TRIES):
         try:
             ends = _listen_on_each(places, backlog, ipv4_too=ipv4_too)
@@ -296,7 +321,7 @@ def _tcp(address: TcpAddress, backlog: int, *, ipv4_too: bool) -> list[Listener]
 
 
 def _listen_on_each(
-    places: Iterable[tuple[int, Any]], backlog: int, *, ipv4_too: bool
+    places: Iterable[Place], backlog: int, *, ipv4_too: bool
 ) -> list[socket.socket]:
     """Return sockets that listen on all places that this machine has, on one port.
 
@@ -325,7 +350,7 @@ def _listen_on_each(
     return ends
 
 
-def _resolve(address: TcpAddress) -> list[tuple[int, Any]]:
+def _look_up(address: TcpAddress) -> list[Place]:
     if not address.host:
         # One socket for both families where the machine has IPv6 (ipv6(7), IPV6_V6ONLY).
         if socket.has_dualstack_ipv6():

@@ -12,7 +12,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,7 +21,7 @@ from asgictl.system import kernel, privileges, signals
 from asgictl.system.channel import Channel
 from asgictl.system.dumps import DumpFile
 from asgictl.system.kernel import Child
-from asgictl.system.listeners import Listener
+from asgictl.system.listeners import Listener, Place
 from asgictl.system.notify import PRIVATE_VARIABLES
 from asgictl_worker import contract
 from asgictl_worker.errors import AsgictlError
@@ -174,6 +174,8 @@ class Reading:
     traceback: str = ""
     remarks: tuple[str, ...] = ()
     """What should be mended, though it works."""
+    places: Mapping[str, list[Place]] = field(default_factory=dict)
+    """What stands behind the names of new addresses; to look them up may take long."""
 
 
 class Preflight:

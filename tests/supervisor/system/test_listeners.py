@@ -180,6 +180,22 @@ def resolves_to(monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...]) -> None
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
 
+def test_names_are_looked_up_in_advance_and_only_once(
+    bind: Bind, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    addresses = [TcpAddress("localhost", 0), LOCAL, TcpAddress("", 0), UnixAddress(str(path))]
+    places = listeners.resolve(addresses)
+    assert set(places) == {"localhost:0", "127.0.0.1:0", ":0"}
+
+    def look_up(*_: object, **__: object) -> None:
+        raise AssertionError("a name server may take long")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    made = bind(*addresses, places=places)
+    assert listeners.resolve(addresses, keep=made) == {}
+    assert bind(*addresses, keep=made) == made
+
+
 def test_a_port_in_use_names_its_holder(bind: Bind) -> None:
     (held,) = bind(LOCAL)
     address = TcpAddress("127.0.0.1", port_of(held))
