@@ -20,7 +20,7 @@ settings.register_profile("nightly", max_examples=10_000, **_ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 Serve = Callable[..., Server]
-_SERVERS = pytest.StashKey[list[Server]]()
+SERVERS = pytest.StashKey[list[Server]]()
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def start(request: pytest.FixtureRequest, project: Project) -> Iterator[Serve]:
     """Start servers on free ports; whatever still runs at the end of the test is killed."""
-    servers: list[Server] = request.node.stash.setdefault(_SERVERS, [])
+    servers: list[Server] = request.node.stash.setdefault(SERVERS, [])
 
     def start(*arguments: str, **how: Any) -> Server:
         server = Server(project, *arguments, **how)
@@ -62,7 +62,7 @@ def pytest_runtest_makereport(
     """Add the servers' logs to the report of a failed test."""
     report = yield
     if report.when == "call" and report.failed:
-        for number, server in enumerate(item.stash.get(_SERVERS, []), 1):
+        for number, server in enumerate(item.stash.get(SERVERS, []), 1):
             lines = [line for line in server.log().splitlines() if "asgictl.access" not in line]
             report.sections.append((f"log of server {number}", "\n".join(lines[-200:])))
     return report

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import psutil
 
@@ -83,6 +83,8 @@ class Ended:
 class Server:
     """A running asgictl and the directory that it runs in."""
 
+    COMMAND: ClassVar[tuple[str, ...]] = (str(ASGICTL),)
+
     def __init__(
         self,
         project: Project,
@@ -99,7 +101,7 @@ class Server:
         self.files_before = self._files()
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ASGICTL), *arguments],
+                [sys.executable, *self.COMMAND, *arguments],
                 cwd=project.directory,
                 env=clean_environment(self.scratch) | (environment or {}),
                 stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import faulthandler
 import inspect
+import itertools
 import linecache
 import logging
 import os
@@ -20,7 +21,8 @@ import tempfile
 import threading
 import time
 import traceback
-from typing import Any, TextIO
+from types import FrameType
+from typing import Any, NamedTuple, TextIO
 
 logger = logging.getLogger("asgictl.worker")
 
@@ -175,47 +177,62 @@ def where(dump: str, thread: int) -> str:
     block = re.search(
         rf"^(?:Current thread|Thread) 0x0*{thread:x}\b.*\n((?:  .*\n?)*)", dump, re.MULTILINE
     )
-    frames = _after_entry(
-        [_FRAME.fullmatch(line) or line.strip() for line in reversed(block[1].splitlines())]
-        if block
-        else []
+    lines = block[1].splitlines() if block else []
+    return _from_application([_place(line) for line in reversed(lines)])
+
+
+def stack_of(frame: FrameType | None) -> str:
+    """Return the stack of a frame in the same way."""
+    return _from_application(
+        [
+            _Place(item.filename, item.lineno or 0, item.name)
+            for item in traceback.extract_stack(frame)
+        ]
     )
-    if all(_is_of_loop(frame) for frame in frames):
+
+
+class _Place(NamedTuple):
+    """A line of code that runs, or (without a file) a remark such as ``Garbage-collecting``."""
+
+    file: str
+    line: int
+    name: str
+
+    @property
+    def is_of_loop(self) -> bool:
+        return self.file.startswith(_ASYNCIO) or self.file == _SELECTORS
+
+    @property
+    def is_outer(self) -> bool:
+        """Whether it may stand between the loop and the application."""
+        return self.is_of_loop or self.file.startswith(_OURS)
+
+    def __str__(self) -> str:
+        if not self.file:
+            return f"  {self.name}"
+        source = linecache.getline(self.file, self.line).strip()
+        text = f'  File "{self.file}", line {self.line}, in {self.name}'
+        return f"{text}\n    {source}" if source else text
+
+
+def _place(text: str) -> _Place:
+    found = _FRAME.fullmatch(text)
+    if found is None:
+        return _Place("", 0, text.strip())
+    return _Place(found["file"], int(found["line"]), found["name"])
+
+
+def _from_application(places: list[_Place]) -> str:
+    """Return the places as text, outermost first, without those that say nothing."""
+    # What the loop was started by; under a forked worker stands its supervisor.
+    entries = [at for at, place in enumerate(places) if place.file == _RUNNER]
+    if entries:
+        places = places[entries[-1] + 1 :]
+    if all(place.is_of_loop for place in places):
         return ""
-    # Those by which the application was called say nothing, if it was called at all.
-    while not all(map(_is_outer, frames)) and _is_outer(frames[0]):
-        del frames[0]
-    return "\n".join(map(_show, frames))
-
-
-_Frame = re.Match[str] | str
-"""A frame, or a remark such as ``Garbage-collecting``."""
-
-
-def _after_entry(frames: list[_Frame]) -> list[_Frame]:
-    """Leave out what the loop was started by; for a forked worker also its supervisor."""
-    entries = [at for at, frame in enumerate(frames) if _file(frame) == _RUNNER]
-    return frames[entries[-1] + 1 :] if entries else frames
-
-
-def _file(frame: _Frame) -> str:
-    return "" if isinstance(frame, str) else frame["file"]
-
-
-def _is_of_loop(frame: _Frame) -> bool:
-    return _file(frame).startswith(_ASYNCIO) or _file(frame) == _SELECTORS
-
-
-def _is_outer(frame: _Frame) -> bool:
-    return _is_of_loop(frame) or _file(frame).startswith(_OURS)
-
-
-def _show(frame: _Frame) -> str:
-    if isinstance(frame, str):
-        return f"  {frame}"
-    source = linecache.getline(frame["file"], int(frame["line"])).strip()
-    text = f'  File "{frame["file"]}", line {frame["line"]}, in {frame["name"]}'
-    return f"{text}\n    {source}" if source else text
+    if not all(place.is_outer for place in places):
+        places = list(itertools.dropwhile(lambda place: place.is_outer, places))
+    return "\n".join(map(str, places))
 
 
 def _memory() -> int:
