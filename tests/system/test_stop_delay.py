@@ -1,9 +1,13 @@
 """--stop-delay: go on accepting for a while after TERM, until load balancers look away."""
 
+import time
+
 import httpx
 import pytest
 from tests.conftest import Serve
-from tests.kit import Project, application
+from tests.kit import Project, application, wait_for
+
+from asgictl.core.policy import SAME_WORD
 
 pytestmark = [pytest.mark.system]
 
@@ -24,4 +28,6 @@ def test_a_second_term_skips_the_stop_delay(serve: Serve, project: Project) -> N
     server = serve("--stop-delay", "60")
     server.signal("TERM")
     server.assert_log("stopping: ")
+    heard = time.monotonic()
+    wait_for(lambda: time.monotonic() > heard + SAME_WORD, "a second TERM is another word")
     server.stop(within=10)
