@@ -78,6 +78,7 @@ def some_values(declaration, directory):
         "bind": "127.0.0.1:{}",
         "header": "x-n: {}",
         "umask": "02{}",
+        "uds_permissions": "60{}",
         "ssl_context_factory": "module:function{}",
     }.get(name, "text{}")
     texts = [text.format(number) for number in range(4)]

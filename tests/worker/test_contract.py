@@ -33,6 +33,8 @@ RARE = st.one_of(
     st.builds(contract.Bye, reason=TEXT),
     st.builds(contract.Drain, timeout=st.floats(0, 1e6, allow_nan=False), reason=TEXT),
     st.builds(contract.ReopenLogs),
+    st.builds(contract.ReloadTLS),
+    st.builds(contract.LogLevel, level=TEXT),
 )
 KINDS: list[Any] = [*contract._TYPES.values()]
 
