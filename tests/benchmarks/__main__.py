@@ -4,9 +4,12 @@ import argparse
 import dataclasses
 import json
 import os
+import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.cases import CASES, Bench, Sample
 from tests.benchmarks.report import Results, markdown, write_page
@@ -40,7 +43,12 @@ def main() -> None:
     """Measure and report."""
     pin_client()
     options = arguments()
-    results = _read(Path(options.from_json)) if options.from_json else _measure(options)
+    if options.from_json:
+        read = json.loads(Path(options.from_json).read_text())
+        versions, results = read["versions"], _samples(read["samples"])
+    else:
+        pythons = _pythons(options)
+        versions, results = _versions(pythons), _measure(options, pythons)
     if options.json:
         plain = {
             case: {
@@ -49,13 +57,15 @@ def main() -> None:
             }
             for case, row in results.items()
         }
-        Path(options.json).write_text(json.dumps(plain, indent=1) + "\n")
+        text = json.dumps({"versions": versions, "samples": plain}, indent=1)
+        Path(options.json).write_text(text + "\n")
     _say(markdown(results, options.base))
     if options.write:
-        write_page(results, options.base, Path(options.write))
+        write_page(results, versions, options.base, Path(options.write))
 
 
-def _measure(options: argparse.Namespace) -> Results:
+def _pythons(options: argparse.Namespace) -> dict[str, str]:
+    """Return the interpreter that runs each of the servers asked for."""
     names = options.servers.split(",")
     unknown = [name for name in names if name not in COMMANDS]
     unknown += [name for name in options.cases.split(",") if name not in CASES]
@@ -64,7 +74,22 @@ def _measure(options: argparse.Namespace) -> Results:
             f"unknown: {', '.join(unknown)}; servers: {', '.join(COMMANDS)}; cases: {', '.join(CASES)}"
         )
     peers = str(Path(options.peers) / "bin" / "python") if options.peers else sys.executable
-    pythons = {name: sys.executable if name == "asgictl" else peers for name in names}
+    return {name: sys.executable if name == "asgictl" else peers for name in names}
+
+
+def _versions(pythons: dict[str, str]) -> dict[str, str]:
+    """Return the version of Python, of uvloop and of each server."""
+    code = "import sys; from importlib.metadata import version; print(version(sys.argv[1]), end='')"
+    versions = {"CPython": platform.python_version()}
+    for name, python in pythons.items():
+        package = "uvloop" if name == "floor" else name
+        command = [python, "-c", code, package]
+        versions[package] = subprocess.run(command, capture_output=True, text=True).stdout
+    return versions
+
+
+def _measure(options: argparse.Namespace, pythons: dict[str, str]) -> Results:
+    names = list(pythons)
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="asgictl-benchmark-") as directory:
         bench = Bench(pythons=pythons, directory=Path(directory), seconds=options.seconds)
@@ -91,10 +116,10 @@ def _measure(options: argparse.Namespace) -> Results:
     return results
 
 
-def _read(path: Path) -> Results:
+def _samples(plain: dict[str, dict[str, list[dict[str, Any]]]]) -> Results:
     return {
         case: {name: [Sample(**sample) for sample in samples] for name, samples in row.items()}
-        for case, row in json.loads(path.read_text()).items()
+        for case, row in plain.items()
     }
 
 

@@ -106,14 +106,15 @@ def svg(results: Results) -> str:
     )
 
 
-def write_page(results: Results, base: str, directory: Path) -> None:
+def write_page(results: Results, versions: dict[str, str], base: str, directory: Path) -> None:
     """Write ``performance.md`` and ``performance.svg``."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "performance.svg").write_text(svg(results), encoding="utf-8")
-    (directory / "performance.md").write_text(_page(results, base), encoding="utf-8")
+    (directory / "performance.md").write_text(_page(results, versions, base), encoding="utf-8")
 
 
-def _page(results: Results, base: str) -> str:
+def _page(results: Results, versions: dict[str, str], base: str) -> str:
+    what = ", ".join(f"{name} {version}" for name, version in versions.items())
     rounds = max(len(samples) for row in results.values() for samples in row.values())
     return f"""# Performance
 
@@ -131,11 +132,13 @@ How to read it:
   median of the ratios to `{base}` within the rounds.
 * `floor` is not a server: uvloop answers each read with the same bytes. Nothing that runs in Python on uvloop can
   be below it.
-* `fails` counts requests that were lost, cut or refused; a server that loses requests has no time.
+* `fails` counts requests that were lost, cut or refused; a server that loses requests has no time. The reload is
+  by SIGHUP, with 16 clients that keep their connection and 4 that open one per request; its time runs until old
+  code has answered its last request.
 * Every server has one worker on a core of its own, the client has the other core. Options are the defaults, but for
   a keep-alive time-out that is longer than the measurement and for the access log, which is on only where the row
   says so and is written to a file.
-* {platform.python_implementation()} {platform.python_version()}, {platform.system()}, {os.cpu_count()} cores.
+* {what}; {platform.system()}, {os.cpu_count()} cores.
 
 To repeat it: `make bench`, or one part of it with
 `python -m tests.benchmarks --cases plain,ws100 --servers asgictl,uvicorn --rounds 3`.

@@ -59,10 +59,11 @@ def test_the_picture_is_well_formed_and_has_a_bar_for_each_time_under_load() -> 
 
 
 def test_the_page_holds_the_table_and_names_the_picture_beside_it(tmp_path: Path) -> None:
-    write_page(RESULTS, "uvicorn", tmp_path)
+    write_page(RESULTS, {"uvicorn": "0.54.0"}, "uvicorn", tmp_path)
     page = (tmp_path / "performance.md").read_text()
     assert markdown(RESULTS, "uvicorn") in page
     assert "(performance.svg)" in page
+    assert "uvicorn 0.54.0" in page
     assert (tmp_path / "performance.svg").exists()
 
 
