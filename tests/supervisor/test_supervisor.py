@@ -6,6 +6,8 @@ import re
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import Serve
-from tests.kit import Project, Server, application, wait_for
+from tests.kit import Load, Project, Server, application, wait_for
 
 pytestmark = pytest.mark.system
 
@@ -107,6 +109,103 @@ it.spawn.spawn_worker = spawn_worker
     wait_for(lambda: len(server.workers() - {victim}) == 2, "a successor is ready")
     flag.unlink()
     server.stop()
+
+
+# -- The service manager
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[socket.socket]:
+    """What hears the words for systemd."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.settimeout(30)
+        yield end
+
+
+def hear(systemd: socket.socket, word: str) -> str:
+    """Return the next message with a word in it."""
+    while word not in (message := systemd.recv(65536).decode()).split("\n"):
+        pass
+    return message
+
+
+def test_the_service_manager_is_told_of_every_turn(
+    start: Serve, project: Project, systemd: socket.socket
+) -> None:
+    project.write(application("1") + "\nassert 'NOTIFY_SOCKET' not in os.environ\n")
+    server = start(
+        *("app:app", "--port", "0", "--workers", "2", "--min-ready", "0"),
+        environment={"NOTIFY_SOCKET": str(systemd.getsockname())},
+    )
+    assert "STATUS=all 2 workers are ready" in hear(systemd, "READY=1")
+    assert len(server.wait_for_workers(2)) == 2  # not before they were
+    server.signal("HUP")
+    assert "MONOTONIC_USEC=" in hear(systemd, "RELOADING=1")
+    hear(systemd, "READY=1")
+    project.write("raise LookupError('no such\\nREADY=1')\n")
+    server.signal("HUP")
+    hear(systemd, "RELOADING=1")
+    assert "STATUS=reload refused" in hear(systemd, "READY=1")
+    server.signal("TERM")
+    hear(systemd, "STOPPING=1")
+    server.assert_ended(0)
+
+
+def test_the_watchdog_is_pinged_by_the_loop_and_not_while_it_stands_still(
+    start: Serve, project: Project, systemd: socket.socket
+) -> None:
+    project.write(application("1"))
+    environ = {"NOTIFY_SOCKET": str(systemd.getsockname()), "WATCHDOG_USEC": "600000"}
+    server = start("app:app", "--port", "0", environment=environ).wait_until_ready()
+    begun = time.monotonic()
+    for _ in range(6):
+        hear(systemd, "WATCHDOG=1")
+    assert 0.6 < time.monotonic() - begun < 5
+    server.signal("STOP")
+    systemd.settimeout(0.7)
+    with pytest.raises(TimeoutError):
+        list(iter(lambda: hear(systemd, "WATCHDOG=1"), ""))  # what was said before it stopped
+    systemd.settimeout(10)
+    server.signal("CONT")
+    hear(systemd, "WATCHDOG=1")
+    server.stop()
+
+
+@pytest.mark.skipif(
+    not Path("/usr/bin/systemd-socket-activate").exists(), reason="needs systemd-socket-activate"
+)
+def test_sockets_of_systemd_are_served_by_name_through_a_reload_and_left_behind(
+    project: Project,
+) -> None:
+    project.write(application("1"))
+    path = project.directory.parent / "web.sock"
+    log = project.directory.parent / "log"
+    with log.open("wb") as file:
+        tool = subprocess.Popen(
+            [
+                *("systemd-socket-activate", "--fdname=web", "-l", str(path)),
+                *(sys.executable, "-m", "asgictl", "app:app", "--bind", "systemd:web"),
+                *("--control", "none", "--min-ready", "0"),
+            ],
+            cwd=project.directory,
+            stderr=file,
+        )
+    try:
+        wait_for(path.exists, "the tool listens")
+        with Load(str(path), keep_alive=4, closing=2) as load:
+            tool.send_signal(signal.SIGHUP)
+            wait_for(lambda: "reloaded: generation 2" in log.read_text(), "it has reloaded")
+            load.wait_for_answers(100)
+            load.assert_nothing_lost()
+        tool.terminate()
+        assert tool.wait(20) == 0
+    finally:
+        tool.kill()
+        tool.wait()
+    assert path.is_socket()
+    assert f"app:app listens on unix:{path} with 1 worker" in log.read_text()
+    assert not path.with_name("web.sock.lock").exists()
 
 
 # -- Shortages

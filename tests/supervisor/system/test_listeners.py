@@ -786,8 +786,13 @@ def test_the_tool_of_systemd_hands_its_sockets_over(path: Path) -> None:
         "    item.close()\n"
     )
     tool = subprocess.Popen(
-        ["systemd-socket-activate", "--fdname=web", "-l", str(path), sys.executable, "-c", code],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        [
+            "systemd-socket-activate",
+            "--fdname=web",
+            *("-E", f"PYTHONPATH={os.pathsep.join(sys.path)}"),
+            *("-l", str(path), sys.executable, "-c", code),
+        ],
+        env={"PATH": os.environ["PATH"]},
         stderr=subprocess.PIPE,
     )
     assert tool.stderr is not None
