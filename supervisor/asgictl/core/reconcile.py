@@ -66,22 +66,25 @@ def _fill_slots(turn: Turn) -> None:
     # While a new reload is being checked, the fleet of a superseded one is left as it is.
     holding = phase in (ReloadPhase.PREFLIGHT, ReloadPhase.TEMPLATE)
     rolling = wanted != committed
-    slots = state.slots()
-    lasting = [_lasting(occupants, wanted, rolling) for occupants in slots]
+    slots = [
+        (slot, occupants, _lasting(occupants, wanted, rolling))
+        for slot, occupants in enumerate(state.slots())
+        if not _is_as_wanted(occupants, wanted)
+    ]
     # A predecessor that is about to retire does not hold up the next replacement.
     replacing = sum(
         (rolling or len(occupants) > 1)
-        and bool(kept)
-        and all(worker.state is not WorkerState.READY for worker in kept)
-        for occupants, kept in zip(slots, lasting, strict=True)
+        and bool(lasting)
+        and all(worker.state is not WorkerState.READY for worker in lasting)
+        for _, occupants, lasting in slots
     )
     waiting = {slot: until for slot, until in state.backoff.items() if turn.now < until}
     if len(waiting) < len(state.backoff):
         turn.set(backoff=waiting)
     without_room = 0
-    for slot, occupants in enumerate(slots):
-        _retire_replaced(turn, occupants, lasting[slot], wanted)
-        if lasting[slot]:
+    for slot, occupants, lasting in slots:
+        _retire_replaced(turn, occupants, lasting, wanted)
+        if lasting:
             continue
         if not occupants and slot not in waiting:
             without_room += not _spawn(turn, slot, committed)
@@ -94,6 +97,14 @@ def _fill_slots(turn: Turn) -> None:
             replacing += 1
             without_room += not _spawn(turn, slot, wanted)
     _make_room(turn, without_room)
+
+
+def _is_as_wanted(occupants: list[WorkerHandle], wanted: int) -> bool:
+    """Return whether a slot needs nothing, as most of them do most of the time."""
+    if len(occupants) != 1:
+        return False
+    worker = occupants[0]
+    return worker.state is WorkerState.READY and worker.generation == wanted and not worker.recycle
 
 
 def _lasting(occupants: list[WorkerHandle], wanted: int, rolling: bool) -> list[WorkerHandle]:
@@ -156,7 +167,7 @@ def _scale_down(turn: Turn) -> None:
     surplus = [
         worker
         for worker in state.workers.values()
-        if worker.active and worker.slot >= state.desired
+        if worker.slot >= state.desired and worker.active
     ]
     spare = state.ready() - state.desired
     for worker in sorted(surplus, key=lambda worker: (worker.generation, worker.connections)):

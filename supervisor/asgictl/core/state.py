@@ -297,7 +297,7 @@ class State:
 
     def ready(self) -> int:
         """Return how many workers are ready and trusted."""
-        return self.count(WorkerState.READY)
+        return sum(worker.state is WorkerState.READY for worker in self.workers.values())
 
 
 def deadline_after_beat(state: State, worker: WorkerHandle, beat: float) -> float:

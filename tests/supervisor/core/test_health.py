@@ -66,6 +66,7 @@ class TestSuspicion:
         state, actions = learn(serving(workers=1), TICK, now=15.0)
 
         assert worker(state, 1).state is WorkerState.SUSPECT
+        assert worker(state, 1).deadline == 30.0
         assert actions[1:] == [act.Probe(1), act.Dump(1)]
         assert "no heartbeat for 15.0 s" in texts(actions, "warning")[0]
 

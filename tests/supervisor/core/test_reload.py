@@ -191,6 +191,7 @@ class TestRoll:
         assert state.desired == 3
         assert [item.slot for item in only(actions, act.Spawn)] == [1, 2]
         assert only(actions, act.Notify) == [act.Notify("ready", "generation 2 serves")]
+        assert "generation 2 serves alone after 1.0 s" in texts(actions, "info")[-1]
         assert state.last_reload
         assert state.last_reload.committed
 
