@@ -112,6 +112,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_state",
         "_tls",
+        "_unstarted",
         "_writable_waiters",
         "client",
         "deadline",
@@ -133,6 +134,7 @@ class Connection(asyncio.Protocol):
         self.writer = Writer(service.ticker, service.defaults)
         self._parser = parser_class(service.settings.http)(self, service.settings)
         self._cycle: HTTPCycle | None = None
+        self._unstarted: HTTPCycle | None = None
         self._state = _IDLE
         self._idle_time = service.settings.timeout_keep_alive + INTERVAL
         self._writable_waiters: list[asyncio.Future[None]] = []
@@ -257,6 +259,9 @@ class Connection(asyncio.Protocol):
         limit = settings.limit_concurrency
         if limit is not None and service.counters.in_flight >= limit:
             cycle.refuse(BadRequest(503, "too many requests in progress"))
+        elif request.has_body and self._parser.buffer:
+            # What is here of the body comes first: most applications need not wait then.
+            self._unstarted = cycle
         else:
             cycle.start()
 
@@ -271,8 +276,16 @@ class Connection(asyncio.Protocol):
         """Know that the request is complete."""
         if self._cycle is not None:
             self._cycle.body_ended()
+            self.bytes_ended()
         elif self._state is _DISCARDING:
             self._become_idle()
+
+    def bytes_ended(self) -> None:
+        """Run the application with what is here."""
+        cycle = self._unstarted
+        if cycle is not None:
+            self._unstarted = None
+            cycle.start()
 
     def request_refused(self, error: BadRequest) -> None:
         """Answer what cannot be understood, and close."""
@@ -390,6 +403,7 @@ class Connection(asyncio.Protocol):
             request.method, request.target = "-", b"-"
             self._state = _BUSY
             self._cycle = HTTPCycle(self, request, {})
+        self._unstarted = None
         logger.debug("refused a request from %s: %s", self.peer, error)
         self._cycle.refuse(error)
 

@@ -1,6 +1,7 @@
 """Both parsers: which heads and bodies they take, which they refuse, and that they agree."""
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgictl_worker.http import framing
-from asgictl_worker.http.framing import Parser
 from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.parser_httptools import HttptoolsParser
 from asgictl_worker.http.request import BadRequest, Request
@@ -22,7 +22,6 @@ class Sink:
 
     def __init__(self) -> None:
         self.found: list[Any] = []
-        self.parser: Parser
 
     def request_received(self, request: Request) -> None:
         facts = (
@@ -50,6 +49,9 @@ class Sink:
     def body_ended(self) -> None:
         self.found.append(("end", None))
 
+    def bytes_ended(self) -> None:
+        pass
+
     def request_refused(self, error: BadRequest) -> None:
         self.found.append(("refused", error.status))
 
@@ -69,9 +71,7 @@ def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     borders = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [
-        data[start:end] for start, end in zip(borders, borders[1:], strict=False) if start < end
-    ]
+    return [data[start:end] for start, end in pairwise(borders) if start < end]
 
 
 def status_of(parser: str, data: bytes, **settings: Any) -> int | None:
@@ -348,8 +348,12 @@ def test_keep_alive_is_what_version_and_connection_say(version, fields, keep_ali
 
 @pytest.mark.parametrize(
     ("version", "value", "expected"),
-    [(b"1.1", b"100-continue", True), (b"1.1", b"100-Continue", True), (b"1.1", b"x", False)]
-    + [(b"1.0", b"100-continue", False)],
+    [
+        (b"1.1", b"100-continue", True),
+        (b"1.1", b"100-Continue", True),
+        (b"1.1", b"x", False),
+        (b"1.0", b"100-continue", False),
+    ],
 )
 def test_an_expectation_counts_in_http_1_1_only(version, value, expected, parser):
     head = b"POST / HTTP/%b\r\nhost: a\r\nexpect: %b\r\ncontent-length: 1\r\n\r\n"

@@ -1,7 +1,6 @@
 """One connection without a network: bytes in, bytes out, and a clock that is moved by hand."""
 
 import asyncio
-import ssl
 from typing import Any
 
 from tests.worker.waiting import until
@@ -20,7 +19,7 @@ HELLO = b"HTTP/1.1 200 OK\r\n" + DATE + b"server: asgictl\r\ncontent-length: 5\r
 class FakeTransport(asyncio.Transport):
     """Keeps what is written; the network behind it takes all, or nothing while ``full``."""
 
-    def __init__(self, *, tls: bool = False, unix: bool = False) -> None:
+    def __init__(self, *, unix: bool = False) -> None:
         super().__init__()
         self.writes: list[bytes] = []
         self.reading = True
@@ -29,9 +28,6 @@ class FakeTransport(asyncio.Transport):
         self._extra: dict[str, Any] = {
             "peername": "" if unix else ("10.0.0.7", 52100),
             "sockname": "/run/app.sock" if unix else ("10.0.0.1", 8000),
-            "ssl_object": ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO())
-            if tls
-            else None,
         }
 
     @property
@@ -47,9 +43,6 @@ class FakeTransport(asyncio.Transport):
         assert not self.closed
         assert not self.eof_written
         self.writes.append(data)
-
-    def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(list_of_data))
 
     def get_write_buffer_size(self) -> int:
         return int(self.full)
@@ -102,7 +95,6 @@ class Peer:
         self,
         app: Any,
         *,
-        tls: bool = False,
         unix: bool = False,
         state: dict[str, Any] | None = None,
         service: Service | None = None,
@@ -121,7 +113,7 @@ class Peer:
         )
         self.service.ticker.date = DATE
         self.connection = Connection(self.service)
-        self.transport = FakeTransport(tls=tls, unix=unix)
+        self.transport = FakeTransport(unix=unix)
         self.connection.connection_made(self.transport)
 
     @property

@@ -111,6 +111,8 @@ class HTTPCycle:
             self._task = task
             service.tasks.add(task)
             service.counters.in_flight += 1
+            if not TASK_OPTIONS:
+                task.add_done_callback(self._has_ended)
 
     # -- What the connection tells
 
@@ -159,10 +161,12 @@ class HTTPCycle:
 
         To the application, if it runs, the client is gone.
         """
+        # The application may not have been started, and the access log wants to know since when.
+        self._started = self._started or perf_counter()
         if self.is_answerable:
             self._answer(error.status, error.reason, close=True)
         else:
-            self._connection.cut(visible=self._connection.writer.ends_visibly)
+            self._cut()
         self._gone = True
 
     @property
@@ -247,7 +251,10 @@ class HTTPCycle:
             if data:
                 connection.transport.write(data)
         else:
-            connection.transport.writelines(data)
+            # Not writelines(): asyncio's never pauses the writer before CPython 3.13.2
+            # (CVE-2024-12254), and a client that does not read would fill the memory.
+            for part in filter(None, data):
+                connection.transport.write(part)
         if more:
             self._phase = _STREAMING
             return
@@ -295,6 +302,14 @@ class HTTPCycle:
                 service.tasks.discard(self._task)
                 service.counters.in_flight -= 1
 
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        """See to a task that was cancelled before its first step, so that it never ran."""
+        if task.cancelled():
+            service = self._connection.service
+            service.tasks.discard(task)
+            service.counters.in_flight -= 1
+            self._fail(asyncio.CancelledError())
+
     def _fail(self, error: BaseException) -> None:
         """Report what the application did, and give the client what can be given."""
         status = 500
@@ -312,9 +327,15 @@ class HTTPCycle:
         if self.is_answerable:
             self._answer(status, HTTPStatus(status).phrase, close=not self._body_ended)
         elif self._phase is _STREAMING:
-            self._phase = _COMPLETE
-            self._log()
-            self._connection.cut(visible=self._connection.writer.ends_visibly)
+            self._cut()
+
+    def _cut(self) -> None:
+        """End a response that has begun, and cannot be completed."""
+        self._phase = _COMPLETE
+        self._log()
+        if self._waiters is not None:
+            self._wake()
+        self._connection.cut(visible=self._connection.writer.ends_visibly)
 
     def _answer(self, status: int, text: str, *, close: bool) -> None:
         """Write a whole response that is not the application's."""

@@ -64,6 +64,9 @@ class Sink(Protocol):
     def body_ended(self) -> None:
         """Know that the body is complete; not called where there is none."""
 
+    def bytes_ended(self) -> None:
+        """Know that no more of a body is here for now."""
+
     def request_refused(self, error: BadRequest) -> None:
         """Answer with an error: what follows cannot be understood."""
 
@@ -170,6 +173,7 @@ class Parser(ABC):
         try:
             while self.buffer and _STEPS[self.state](self):
                 pass
+            self._sink.bytes_ended()
         except BadRequest as error:
             self._refuse(error)
         finally:

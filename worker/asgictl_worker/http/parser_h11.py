@@ -5,7 +5,6 @@ import h11
 from asgictl_worker.http.framing import Parser, explain, split_fields
 from asgictl_worker.http.request import Request
 
-
 _REWRITTEN = (b"content-length", b"transfer-encoding")
 """Of these h11 tells what it understands: one length for several that agree, and small letters.
 The rules, and the application, want what was sent."""

@@ -579,7 +579,9 @@ class WebSocketCycle(asyncio.Protocol):
         if isinstance(data, bytes):
             self._transport.write(data)
         else:
-            self._transport.writelines(data)
+            # Not writelines(): CVE-2024-12254, as in http/cycle.py.
+            for part in filter(None, data):
+                self._transport.write(part)
         if not more:
             self._log(self._writer.status)
             self._disconnected(CloseCode.ABNORMAL, "")
