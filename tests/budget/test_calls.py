@@ -1,0 +1,53 @@
+"""How many calls one request costs: a slow-down is a failing test and not a feeling.
+
+Counted are calls of asgictl's own functions, from the bytes of a request to those of its
+response, on a connection that has served one before.
+"""
+
+import os
+import sys
+
+import pytest
+from tests.worker.http.wire import GET, HELLO, Peer, hello
+from tests.worker.waiting import until
+
+import asgictl_worker
+
+BUDGET = {
+    "the same again": (GET, 17),
+    "a new line": (GET.replace(b" / ", b" /%d "), 25),
+    "new headers": (GET[:-2] + b"x-id: %d\r\n\r\n", 26),
+}
+"""Calls by kind of request, exactly. Raise one in the commit that needs more, with the reason."""
+
+LAZY = sys.version_info < (3, 12)
+"""Tasks begin in the loop's next turn, and one more call looks whether they were cancelled."""
+
+OWN = os.path.dirname(asgictl_worker.__file__)
+REQUESTS = 50
+
+
+@pytest.mark.parametrize("kind", BUDGET)
+async def test_a_request_stays_within_its_budget_of_calls(kind):
+    template, budget = BUDGET[kind]
+    peer = Peer(hello, access_log=False)
+    peer.service.access_log = None
+    peer.send(GET)
+    await peer.written_is(HELLO)
+    calls = []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_filename.startswith(OWN):
+            calls.append(frame.f_code.co_qualname)
+
+    for number in range(REQUESTS):
+        data = template % number if b"%d" in template else template
+        count = len(peer.transport.writes)
+        sys.setprofile(note)
+        try:
+            peer.send(data)
+            await until(lambda count=count: len(peer.transport.writes) > count)
+        finally:
+            sys.setprofile(None)
+        assert peer.transport.writes[-1] == HELLO
+    assert len(calls) == (budget + LAZY) * REQUESTS, calls[: budget + 5]
