@@ -369,6 +369,17 @@ def test_a_worker_goes_on_beating_while_it_drains(fork: Fork, listener: socket.s
         worker.hear(contract.Beat)
 
 
+def test_the_last_beat_counts_what_was_done_until_the_end(fork: Fork, url: str) -> None:
+    # So seldom that no other beat comes between.
+    worker = fork(beat_interval=3600.0).ready()
+    worker.hear(contract.Beat)
+    assert httpx.get(url).status_code == 200
+    worker.say(contract.Drain(timeout=5, reason="stop"))
+    worker.hear(contract.Draining)
+    assert worker.hear(contract.Beat).requests_total == 1
+    worker.hear(contract.Bye)
+
+
 def test_after_max_requests_a_worker_asks_once_to_be_replaced_and_serves_on(
     fork: Fork, url: str
 ) -> None:
@@ -581,6 +592,17 @@ def test_log_files_are_opened_again_on_demand(fork: Fork, tmp_path: Path) -> Non
     worker.say(contract.Drain(timeout=5, reason="stop"))
     assert worker.exit_code() == 0
     assert "draining" in out.read_text()
+
+
+def test_the_log_level_is_changed_on_request(fork: Fork, capfd: pytest.CaptureFixture[str]) -> None:
+    worker = fork().ready()
+    worker.say(contract.LogLevel(level="a word of a newer supervisor"))
+    worker.say(contract.LogLevel(level="error"))
+    worker.say(contract.Drain(timeout=5, reason="stop"))
+    assert worker.exit_code() == 0
+    said = capfd.readouterr().err
+    assert "ready" in said
+    assert "draining" not in said
 
 
 def test_sigusr2_dumps_all_stacks_and_hurts_nobody(fork: Fork, url: str) -> None:

@@ -23,6 +23,10 @@ CONNECT_TIMEOUT = 5.0
 """Seconds in which a supervisor that lives has accepted and answered a ping."""
 
 
+CONNECT_PAUSE = 0.02
+"""Seconds until a full queue is tried again."""
+
+
 class NotRunning(AsgictlError):
     """There is no supervisor to talk to."""
 
@@ -81,13 +85,23 @@ class Connection:
         self._received = bytearray()
         try:
             self._socket.settimeout(timeout)
-            self._socket.connect(path)
+            self._connect(time.monotonic() + timeout)
             self.pid, uid = credentials(self._socket)
             if uid not in (os.geteuid(), 0) and os.geteuid() != 0:
                 raise NotRunning(f"at {path} listens somebody else, user {uid}")
         except BaseException:
             self._socket.close()
             raise
+
+    def _connect(self, deadline: float) -> None:
+        while True:
+            try:
+                return self._socket.connect(self.path)
+            except BlockingIOError:
+                # The queue is full, and with a time-out connect() does not wait (unix(7)).
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(CONNECT_PAUSE)
 
     def __enter__(self) -> "Connection":
         return self

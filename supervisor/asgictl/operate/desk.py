@@ -140,6 +140,8 @@ class Desk:
         state = self._supervisor.state
         if state.last_reload is not None and state.last_reload.epoch >= epoch:
             return ""
+        if state.epoch < epoch and not state.reload_requested:
+            raise Refused("reload refused: somebody has aborted it before it began")
         return status.progress(state) or "waiting for its turn"
 
     def _abort_reload(self) -> Answer:

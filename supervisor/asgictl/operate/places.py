@@ -1,7 +1,7 @@
 """Where the control socket of a supervisor is, so that both sides look in the same places.
 
 systemd makes a runtime directory for a service (``RuntimeDirectory=``), and one for each user
-who is logged in; else there is a directory of ours below /tmp, which only its user may enter.
+who is logged in; else there is a directory of ours for temporary files, which only its user may enter.
 In a directory that supervisors share, a socket is named by its process id.
 """
 
@@ -19,7 +19,7 @@ SERVICE_SOCKET = "asgictl.sock"
 
 def for_supervisor(environ: Mapping[str, str], uid: int, pid: int) -> list[str]:
     """Return the paths that a supervisor without a setting tries, the best one first."""
-    shared = [_session(environ), _below_tmp(uid)]
+    shared = [_session(environ), _temporary(environ, uid)]
     return _service(environ) + [os.path.join(folder, f"{pid}.sock") for folder in shared if folder]
 
 
@@ -84,14 +84,14 @@ def _session(environ: Mapping[str, str]) -> str:
     return os.path.join(folder, "asgictl") if os.path.isabs(folder) else ""
 
 
-def _below_tmp(uid: int) -> str:
-    # Not $TMPDIR: whoever asks may have another one than the supervisor.
-    return f"/tmp/asgictl-{uid}"
+def _temporary(environ: Mapping[str, str], uid: int) -> str:
+    folder = environ.get("TMPDIR", "")
+    return os.path.join(folder if os.path.isabs(folder) else "/tmp", f"asgictl-{uid}")
 
 
 def _shared(environ: Mapping[str, str], uid: int) -> Iterable[str]:
     # sudo and cron run without the variable, but the directory may be there.
-    folders = (_session(environ), f"/run/user/{uid}/asgictl", _below_tmp(uid))
+    folders = (_session(environ), f"/run/user/{uid}/asgictl", _temporary(environ, uid))
     return dict.fromkeys(folder for folder in folders if folder)
 
 

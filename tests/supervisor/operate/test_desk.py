@@ -38,7 +38,7 @@ class House:
     def identity(self) -> dict[str, Any]:
         return {"application": "app:app", "version": "1", "pid": 1, "addresses": []}
 
-    def listeners(self) -> dict[str, Any]:
+    def listening(self) -> dict[str, Any]:
         return {"listeners": [{"address": "http://x"}], "overflows": 0}
 
     def settings(self) -> dict[str, Any]:
@@ -204,6 +204,13 @@ def test_two_wishes_before_the_reload_begins_are_one(house: House) -> None:
     house.learn(ev.Tick())
     house.learn(ev.PreflightFailed(house.state.epoch, "second"))
     assert [talk.go_on(None).reason for talk in talks] == ["reload refused: second"] * 2
+
+
+def test_a_wish_that_is_aborted_before_its_turn_is_refused(house: House) -> None:
+    house.learn(ev.ReloadRequested(), ev.PreflightFailed(1, "first"))
+    talk = Talk(house, "reload")
+    Talk(house, "abort-reload")
+    assert talk.go_on(None).reason == "reload refused: somebody has aborted it before it began"
 
 
 def test_a_reload_at_the_start_waits_for_the_first_worker() -> None:

@@ -40,6 +40,7 @@ def test_a_supervisor_tries_the_most_private_place_first() -> None:
         "/tmp/asgictl-7/42.sock",
     ]
     assert places.for_supervisor({}, 7, 42) == ["/tmp/asgictl-7/42.sock"]
+    assert places.for_supervisor({"TMPDIR": "/t"}, 7, 42) == ["/t/asgictl-7/42.sock"]
     assert places.for_supervisor({"XDG_RUNTIME_DIR": "x", "RUNTIME_DIRECTORY": "y"}, 7, 42) == [
         "/tmp/asgictl-7/42.sock"
     ], "a relative path means something else to everybody"
