@@ -12,8 +12,15 @@ import click
 from click.shell_completion import CompletionItem
 
 from asgictl import serve
-from asgictl.configuration import CONFIG_VARIABLE, SETTINGS, Layer, Source, from_command_line
-from asgictl.operate.commands import COMMANDS
+from asgictl.configuration import (
+    CONFIG_VARIABLE,
+    SETTINGS,
+    Layer,
+    Source,
+    from_command_line,
+    to_json,
+)
+from asgictl.operate.commands import COMMANDS, echo_json, print_running_settings, report
 from asgictl.reference import by_group, effective, flags, in_words, metavar, sample, variables
 from asgictl.settings import INSTEAD
 from asgictl_worker.errors import AsgictlError, ExitCode
@@ -201,13 +208,36 @@ def _run(app: str | None, config: str | None, **values: object) -> int:
 
 
 def _config(
-    app: str | None, config: str | None, explain: bool, sample_file: bool, **values: object
-) -> None:
+    app: str | None,
+    config: str | None,
+    explain: bool,
+    sample_file: bool,
+    running: bool,
+    as_json: bool,
+    **values: object,
+) -> int:
     if sample_file:
         click.echo(sample(), nl=False)
-        return
-    configuration = Source.of_this_process(_given(values), config).read()
-    click.echo(effective(configuration, explain=explain), nl=False)
+    elif running:
+        if explain:
+            raise click.UsageError(
+                "the running supervisor does not know where its settings came from; leave out --explain, or --running"
+            )
+        given = {name: item.value for name, item in _given(values).items()}
+        return report(
+            lambda: print_running_settings(
+                given.pop("control", None), given.pop("pid", None), config, as_json
+            ),
+            as_json,
+        )
+    else:
+        configuration = Source.of_this_process(_given(values), config).read()
+        if as_json:
+            origins = {name: str(origin) for name, origin in configuration.origins.items()}
+            echo_json({"settings": to_json(configuration.settings), "origins": origins})
+        else:
+            click.echo(effective(configuration, explain=explain), nl=False)
+    return ExitCode.OK
 
 
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -240,6 +270,12 @@ VERBS: dict[str, click.Command] = {
         params=[
             click.Argument(["app"], required=False),
             click.Option(["--explain"], is_flag=True, help="Say where each value comes from."),
+            click.Option(
+                ["--running"],
+                is_flag=True,
+                help="Print those that the running supervisor serves by, found by --control or --pid.",
+            ),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs."),
             click.Option(
                 ["--sample", "sample_file"],
                 is_flag=True,

@@ -261,6 +261,17 @@ def test_explain_says_where_each_value_comes_from(run, tmp_path, monkeypatch):
     assert tomllib.loads(out)["workers"] == 7
 
 
+def test_config_has_json_too(run):
+    import json
+
+    code, out, _ = run("config", "--json", "--port", "80")
+    found = json.loads(out)
+    assert code == 0
+    assert found["settings"]["port"] == 80
+    assert found["origins"]["port"] == "--port"
+    assert found["origins"]["workers"] == "default"
+
+
 # -- Real processes
 
 

@@ -10,9 +10,13 @@ import tomllib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.supervisor.core.fleet import serving
 
 from asgictl import reference
+from asgictl.cli import VERBS
 from asgictl.configuration import SETTINGS, from_file
+from asgictl.operate import desk, status
+from asgictl.operate.totals import Totals
 from asgictl.settings import Settings
 from asgictl_worker.errors import ExitCode
 
@@ -37,6 +41,23 @@ def test_every_exit_code_stands_on_its_page():
     page = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
     rows = {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
     assert {int(code) for code in ExitCode} <= rows
+
+
+def test_every_verb_and_its_options_stand_on_their_page():
+    page = (ROOT / "docs/reference/verbs.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| .*?`([a-z-]+)", page, re.MULTILINE))
+    assert set(VERBS) <= rows
+    protocol = (ROOT / "docs/reference/control-protocol.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \| .*\|$", protocol, re.MULTILINE))
+    for name, verb in desk.VERBS.items():
+        assert all(f"`{argument}`" in table[name] for argument in verb.takes), name
+
+
+def test_every_key_of_the_status_stands_on_its_page():
+    page = (ROOT / "docs/reference/control-protocol.md").read_text(encoding="utf-8")
+    found = status.status(serving(workers=1), Totals(started=0.0), 1.0)
+    for key in (*found, *found["workers"][0]):
+        assert f"`{key}`" in page, key
 
 
 def test_the_sample_file_changes_nothing_until_a_line_is_uncommented(tmp_path):

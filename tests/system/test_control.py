@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,21 @@ def test_events_are_told_and_followed(serve: Serve, project: Project) -> None:
     lines = say(server, "events", "--json", "-n", "2").stdout.splitlines()
     assert [set(json.loads(line)) for line in lines] == [{"number", "ago", "event", "actions"}] * 2
     server.stop()
+
+
+def test_config_tells_what_the_running_supervisor_serves_by(serve: Serve, project: Project) -> None:
+    project.write(application("1"))
+    server = serve("--workers", "2", "--header", "x-a: 1")
+    where = ("--control", str(socket_of(server)))
+    found = run(project, "config", "--running", *where)
+    assert found.code == 0, found.stderr
+    assert tomllib.loads(found.stdout)["workers"] == 2
+    assert tomllib.loads(found.stdout)["header"] == ["x-a: 1"]
+    found = run(project, "config", "--running", "--json", *where)
+    assert json.loads(found.stdout)["settings"]["workers"] == 2
+    assert run(project, "config", "--running", "--explain", *where).code == 2
+    server.stop()
+    assert run(project, "config", "--running", *where).code == 69
 
 
 # -- Reload

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asgictl.configuration import Source
+from asgictl.configuration import Configuration, Source, from_json
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
@@ -71,24 +71,51 @@ class _Verb(click.Command):
         as_json: bool,
         **arguments: Any,
     ) -> int:
-        from asgictl.operate.client import Failed
-
-        try:
+        def talk() -> None:
             with connect(control, pid, config) as connection:
                 result = self._talk(connection, not as_json, **arguments)
-        except AsgictlError as error:
-            detail = error.detail if isinstance(error, Failed) else ""
-            if as_json:
-                failure = {"ok": False, "error": str(error)}
-                _echo_json(failure | {"detail": detail} if detail else failure)
-            else:
-                if detail:
-                    click.echo(detail.rstrip(), err=True)
-                click.echo(f"asgictl: error: {error}", err=True)
-            return error.exit_code
-        if as_json and result is not None:
-            _echo_json(result)
-        return ExitCode.OK
+            if as_json and result is not None:
+                echo_json(result)
+
+        return report(talk, as_json)
+
+
+def report(work: Callable[[], None], as_json: bool) -> int:
+    """Do something, and return 0; or say what has gone wrong, and return its exit code."""
+    try:
+        work()
+    except AsgictlError as error:
+        detail = getattr(error, "detail", "")
+        if as_json:
+            failure = {"ok": False, "error": str(error)}
+            echo_json(failure | {"detail": detail} if detail else failure)
+        else:
+            if detail:
+                click.echo(detail.rstrip(), err=True)
+            click.echo(f"asgictl: error: {error}", err=True)
+        return error.exit_code
+    return ExitCode.OK
+
+
+def print_running_settings(
+    control: str | None, pid_file: str | None, config: str | None, as_json: bool
+) -> None:
+    """Print the settings that the running supervisor serves by, as a settings file or as JSON.
+
+    Raises:
+        AsgictlError: there is none, or there are several.
+    """
+    from asgictl.reference import effective
+
+    with connect(control, pid_file, config) as connection:
+        found = connection.ask("config")
+        directory = connection.ask("ping")["directory"]
+    if as_json:
+        echo_json(found)
+        return
+    lists = {name: tuple(value) for name, value in found["settings"].items() if type(value) is list}
+    settings = from_json(found["settings"] | lists)
+    click.echo(effective(Configuration(settings, {}, directory)), nl=False)
 
 
 def connect(control: str | None, pid_file: str | None, config: str | None) -> "Connection":
@@ -118,7 +145,8 @@ def connect(control: str | None, pid_file: str | None, config: str | None) -> "C
     return find(os.environ, control, pid_file)
 
 
-def _echo_json(value: object) -> None:
+def echo_json(value: object) -> None:
+    """Print something for programs."""
     click.echo(json.dumps(value, indent=2))
 
 
