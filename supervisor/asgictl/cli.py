@@ -5,7 +5,9 @@ Options are made from the declarations of the settings. Their values stay texts 
 the operator is one line on standard error and an exit code, never a traceback.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import click
@@ -240,6 +242,28 @@ def _config(
     return ExitCode.OK
 
 
+def _check(app: str | None, config: str | None, as_json: bool, **values: object) -> int:
+    if app is None:
+        raise click.UsageError(f"which application? Name it, such as `{PROGRAM} check main:app`")
+    configuration = Source.of_this_process(_given(values), config).read()
+    os.chdir(configuration.directory)
+    from asgictl.check import check
+    from asgictl.operate.client import served_addresses
+
+    findings = []
+    for finding in check(app, configuration, served_addresses(os.environ)):
+        findings.append(finding)
+        if not as_json:
+            mark = "ok    " if finding.sound else "FAILED"
+            click.echo(f"{mark}  {finding.what:<12}  {finding.text}")
+            if finding.detail:
+                click.echo(finding.detail.rstrip(), err=True)
+    sound = all(finding.sound for finding in findings)
+    if as_json:
+        echo_json({"ok": sound, "findings": [asdict(finding) for finding in findings]})
+    return ExitCode.OK if sound else ExitCode.INTERNAL
+
+
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 VERBS: dict[str, click.Command] = {
@@ -281,6 +305,18 @@ VERBS: dict[str, click.Command] = {
                 is_flag=True,
                 help="Print a commented settings file of the defaults.",
             ),
+        ],
+        context_settings=_WIDE,
+    ),
+    "check": _SettingsCommand(
+        "check",
+        callback=_check,
+        help="Try out whether APP would start with these settings: certificates, addresses, import, lifespan. "
+        "Put it before your usual arguments. Nobody is served; exit code 1 says that something is wrong.",
+        short_help="Try out a start: settings, addresses, import, lifespan.",
+        params=[
+            click.Argument(["app"], required=False),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs."),
         ],
         context_settings=_WIDE,
     ),

@@ -202,6 +202,15 @@ def find(
     return _connect(found[0].path)
 
 
+def served_addresses(environ: Mapping[str, str]) -> dict[str, int]:
+    """Return where the running supervisors of this user listen, and their pids."""
+    return {
+        address: found.identity["pid"]
+        for found in _alive(places.of_user(environ, os.geteuid()))
+        for address in found.identity["addresses"]
+    }
+
+
 def _connect(path: str) -> Connection:
     try:
         return Connection(path)
