@@ -19,12 +19,13 @@ from typing import Any
 import setproctitle
 
 import asgictl
+from asgictl import derive
 from asgictl.configuration import read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
-from asgictl.core.policy import Policy
 from asgictl.core.state import Phase, State, next_deadline
 from asgictl.core.step import initial, step
+from asgictl.generations import Generations
 from asgictl.operate import control, places
 from asgictl.operate.desk import Desk
 from asgictl.operate.recorder import FlightRecorder
@@ -38,7 +39,6 @@ from asgictl.system import (
     machine,
     notify,
     pidfile,
-    privileges,
     queues,
     reexec,
     spawn,
@@ -65,15 +65,6 @@ LAST_WORDS = 0.5
 MAX_ERRORS = 5
 """Errors of ours within ``ERROR_WINDOW`` seconds after which we are not to be believed."""
 ERROR_WINDOW = 60.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Generation:
-    """What the workers of one generation share."""
-
-    settings: Settings
-    surroundings: spawn.Surroundings
-    listeners: list[Listener]
 
 
 class Supervisor:
@@ -104,7 +95,7 @@ class Supervisor:
         self._application = application
         self._read_settings = read_settings
         self._now = kernel.monotonic()
-        self._policy = policy_from(settings)
+        self._policy = derive.policy_from(settings)
         self._state = initial(self._policy, int.from_bytes(os.urandom(8)))
         self.recorder = FlightRecorder()
         self.totals = Totals(started=self._now)
@@ -121,7 +112,10 @@ class Supervisor:
         self._environ = dict(os.environ)
         environ = read_env_files(settings.env_file, self._environ)
         self._templates: dict[int, template.TemplateProcess] = {}
-        self._generations = {1: self._generation(settings, environ, [])}
+        self._generations = Generations(
+            self._environ, listeners.passed_sockets(os.environ, os.getpid())
+        )
+        self._generations[1] = self._generations.make(settings, environ)
         self._poll = select.poll()
         self._sources: dict[int, Callable[[], None]] = {}
         self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
@@ -133,7 +127,6 @@ class Supervisor:
         """The end that workers read, and the end that only this process holds."""
         self._strangers: list[kernel.Child] = []
         """Children that were told to end, and are only to be buried."""
-        self._passed_sockets = listeners.passed_sockets(os.environ, os.getpid())
 
     # -- Life
 
@@ -180,7 +173,7 @@ class Supervisor:
             leaving.callback(self._pidfile.remove)
         if settings.uses_tls:
             self._check_certificates()
-        self._generations[1].listeners = self._bind(self._generations[1])
+        self._generations.bind(self._generations[1])
         leaving.callback(self._keep_generations, set[int]())
         self._open_control(settings)
         self._lifeline = os.pipe2(os.O_CLOEXEC)
@@ -232,10 +225,11 @@ class Supervisor:
         if self._pidfile:
             leaving.callback(self._pidfile.remove)
         leaving.callback(self._keep_generations, set[int]())
-        self._generations = {
-            number: self._generation(item.settings, item.environ, item.listeners)
-            for number, item in taken.generations.items()
-        }
+        self._generations.clear()
+        for number, item in taken.generations.items():
+            self._generations[number] = self._generations.make(
+                item.settings, item.environ, item.listeners
+            )
         for number, holder in taken.templates.items():
             self._add_template(number, holder)
         for worker, process in taken.workers.items():
@@ -419,7 +413,7 @@ class Supervisor:
         for message in messages:
             if isinstance(message, contract.Beat):
                 self.totals.beat(worker, message, self._now)
-            event = _event(worker, message)
+            event = derive.event_of(worker, message)
             if event is not None:
                 self._learn(event)
         return is_open
@@ -434,9 +428,9 @@ class Supervisor:
             return
         _log_remarks(reading)
         try:
-            made = self._generation(reading.settings, reading.environ, self._all_listeners())
-            made.listeners = self._bind(made, reading.places)
-            policy = policy_from(reading.settings)
+            made = self._generations.make(reading.settings, reading.environ)
+            self._generations.bind(made, reading.places)
+            policy = derive.policy_from(reading.settings)
         except Exception as error:
             self._learn(ev.PreflightFailed(epoch, str(error)))
             return
@@ -512,8 +506,8 @@ class Supervisor:
                 lifeline_fd=self._lifeline[0],
                 dump_fd=dump_fd,
                 board_fd=self._board,
-                beat_interval=beat_interval(generation.settings.timeout),
-                **limits(generation.settings, action.slot, self._state.desired),
+                beat_interval=derive.beat_interval(generation.settings.timeout),
+                **derive.limits(generation.settings, action.slot, self._state.desired),
             )
 
         try:
@@ -564,24 +558,17 @@ class Supervisor:
     def _drain(self, action: act.Drain) -> None:
         process = self._workers[action.worker]
         stopping = self._state.phase is Phase.STOPPING
+        mine = self._state.workers[action.worker].generation
         message = contract.Drain(
             timeout=action.timeout,
             reason=action.reason,
-            for_good=stopping or self._has_listeners_that_go(action.worker),
+            for_good=stopping or self._generations.loses_listeners(mine, self._state.wanted),
         )
         if not process.channel.send(message):
             # It reads its channel no more; a signal may still reach it.
             log.warning("cannot tell worker pid=%d to drain", process.child.pid)
         if stopping:
             self._stop_listening()
-
-    def _has_listeners_that_go(self, worker: int) -> bool:
-        """Return whether a worker has a listener that its successors do not have."""
-        mine = self._generations.get(self._state.workers[worker].generation)
-        theirs = self._generations.get(self._state.wanted)
-        if mine is None or theirs is None:
-            return False
-        return any(listener not in theirs.listeners for listener in mine.listeners)
 
     def _stop_listening(self) -> None:
         """Leave the listeners to the workers, who close them when their queues are empty.
@@ -591,10 +578,7 @@ class Supervisor:
         """
         for number, process in list(self._templates.items()):
             self._lose_template(number, process)
-        for listener in self._all_listeners():
-            listener.close()
-        for generation in self._generations.values():
-            generation.listeners = []
+        self._generations.close_listeners()
 
     def _kill(self, action: act.Kill) -> None:
         self._workers[action.worker].child.send(action.signal)
@@ -636,7 +620,7 @@ class Supervisor:
         settings = self._read_settings()
         environ = read_env_files(settings.env_file, self._environ)
         reading = spawn.with_certificates(settings, environ, strict=True)
-        places = listeners.resolve(settings.addresses, keep=self._all_listeners())
+        places = listeners.resolve(settings.addresses, keep=self._generations.all_listeners())
         return replace(reading, places=places)
 
     def _cancel_preflight(self, action: act.CancelPreflight) -> None:
@@ -650,19 +634,14 @@ class Supervisor:
         self._keep_generations(set(self._generations) - {action.generation})
 
     def _keep_generations(self, keep: set[int]) -> None:
-        before = self._all_listeners()
-        self._generations = {
-            number: item for number, item in self._generations.items() if number in keep
-        }
         for number, process in list(self._templates.items()):
             if number not in keep:
+                for worker in process.orphaned():
+                    self._learn(ev.SpawnFailed(worker, "its generation was given up"))
                 self._lose_template(number, process)
-        still = self._all_listeners()
-        for listener in before:
-            if listener not in still:
-                if keep:
-                    log.info("no longer listening on %s", listener.address)
-                listener.close()
+        for listener in self._generations.keep(keep):
+            if keep:
+                log.info("no longer listening on %s", listener.address)
 
     def _upgrade(self, _action: act.Upgrade) -> None:
         if self._check is not None:
@@ -789,7 +768,9 @@ class Supervisor:
             "version": asgictl.__version__,
             "pid": os.getpid(),
             "directory": self._start_directory,
-            "addresses": [listener.address for listener in self._committed.listeners],
+            "addresses": [
+                listener.address for listener in self._generations[self._state.committed].listeners
+            ],
         }
 
     def listening(self) -> dict[str, Any]:
@@ -797,14 +778,14 @@ class Supervisor:
         return {
             "listeners": [
                 {"address": listener.address, **asdict(queues.queue_of(listener.socket))}
-                for listener in self._committed.listeners
+                for listener in self._generations[self._state.committed].listeners
             ],
             "overflows": queues.overflows(),
         }
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the committed generation."""
-        return to_show(self._committed.settings)
+        return to_show(self._generations[self._state.committed].settings)
 
     def set_log_level(self, level: str) -> None:
         """Log as much as that in all processes, those to come too."""
@@ -812,68 +793,6 @@ class Supervisor:
         logs.set_level(level)
         for process in self._workers.values():
             process.channel.send(contract.LogLevel(level=level))
-
-    # -- Generations
-
-    @property
-    def _committed(self) -> Generation:
-        return self._generations[self._state.committed]
-
-    def _generation(
-        self, settings: Settings, environ: Mapping[str, str], bound: list[Listener]
-    ) -> Generation:
-        identity = privileges.identity(settings.user, settings.group)
-        variables = spawn.child_environ(environ)
-        return Generation(
-            settings=settings,
-            surroundings=spawn.Surroundings(
-                settings=settings,
-                environ=identity.adapt(variables, self._environ) if identity else variables,
-                identity=identity,
-            ),
-            listeners=bound,
-        )
-
-    def _bind(
-        self, generation: Generation, places: Mapping[str, list[listeners.Place]] | None = None
-    ) -> list[Listener]:
-        settings, keep = generation.settings, self._all_listeners()
-        self._refuse_change_of_tls(settings)
-        bound = listeners.bind_all(
-            settings.addresses,
-            backlog=settings.backlog,
-            access=listeners.Access.of(settings.uds_permissions, generation.surroundings.identity),
-            passed=self._passed_sockets,
-            places=places,
-            keep=keep,
-        )
-        if settings.uses_tls:
-            bound = [listener if listener in keep else listener.with_tls() for listener in bound]
-        return bound
-
-    def _refuse_change_of_tls(self, settings: Settings) -> None:
-        """Keep a listener from speaking TLS with one worker and plain text with the next.
-
-        Raises:
-            ConfigurationError: a listener of older workers would change.
-        """
-        for address in map(str, settings.addresses):
-            for other in self._generations.values():
-                asked = [listener.asked for listener in other.listeners]
-                if address in asked and other.settings.uses_tls != settings.uses_tls:
-                    raise ConfigurationError(
-                        f"{address}: a reload cannot turn TLS {'on' if settings.uses_tls else 'off'}, "
-                        "for a while old and new workers serve together; start anew, or listen on "
-                        "another address"
-                    )
-
-    def _all_listeners(self) -> list[Listener]:
-        unique = {
-            id(listener): listener
-            for generation in self._generations.values()
-            for listener in generation.listeners
-        }
-        return list(unique.values())
 
 
 _ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {
@@ -913,66 +832,3 @@ def _bind_control(path: str) -> Listener:
 def _log_remarks(reading: spawn.Reading) -> None:
     for remark in reading.remarks:
         log.warning("%s", remark)
-
-
-def _event(worker: int, message: contract.Message) -> ev.Event | None:
-    """Return what a worker's message means for the core."""
-    match message:
-        case contract.Beat():
-            return ev.Beat(worker, message.connections, message.in_flight)
-        case contract.Stage():
-            return ev.StageReached(worker, message.stage)
-        case contract.Ready():
-            return ev.BecameReady(worker)
-        case contract.Failed():
-            return ev.BootFailed(worker, message.stage, message.error, message.traceback)
-        case contract.Recycle():
-            return ev.RecycleRequested(worker, message.reason)
-        case contract.Draining():
-            return ev.DrainStarted(worker)
-    return None
-
-
-def policy_from(settings: Settings) -> Policy:
-    """Return the numbers that the core decides by."""
-    workers = settings.workers
-    return Policy(
-        workers=machine.available_processors()[0] if workers == "auto" else int(workers),
-        timeout=settings.timeout,
-        boot_timeout=settings.timeout_boot,
-        stop_timeout=settings.timeout_graceful_shutdown,
-        reload_drain_timeout=settings.timeout_reload_drain,
-        lifespan_timeout=settings.timeout_lifespan_shutdown,
-        min_ready=settings.min_ready,
-        give_up_after=settings.give_up_after,
-        preload=settings.preload,
-        max_workers=max_workers(settings),
-        surge=settings.max_surge,
-        stop_delay=settings.stop_delay,
-    )
-
-
-def max_workers(settings: Settings) -> int:
-    """Return up to how many workers the fleet may be scaled at run time."""
-    wanted = 0 if settings.workers == "auto" else int(settings.workers)
-    return settings.max_workers or max(4 * machine.available_processors()[0], 2 * wanted)
-
-
-def beat_interval(timeout: float) -> float:
-    """Return the seconds between two beats, often enough to be missed in time."""
-    return min(1.0, max(0.25, timeout / 8))
-
-
-def limits(settings: Settings, slot: int, workers: int) -> dict[str, Any]:
-    """Return when the worker of a slot asks for a successor, as fields of its assignment.
-
-    Jitter is spread evenly over the slots: independent dice collide. A lifetime is spread by
-    a tenth, for workers that start together would also grow old together.
-    """
-    share = slot / max(1, workers)
-    requests = settings.max_requests
-    return {
-        "max_requests": requests and requests + int(settings.max_requests_jitter * share),
-        "max_lifetime": settings.max_lifetime * (1 + 0.1 * share),
-        "max_memory": settings.max_memory,
-    }
