@@ -36,11 +36,11 @@ PAUSE = 1.0
 HOLD = 0.004
 """Seconds for which connections are left to the other workers, when the allowance is used up."""
 
-POLITENESS = 0.04
+POLITENESS = 0.1
 """Seconds for which, hold after hold, they are left to the others at most: on a busy machine
 it takes a while until those have their turn."""
 
-IMPOLITENESS = 0.5
+IMPOLITENESS = 0.2
 """Seconds for which nobody is waited for after that was in vain: whoever should have come is
 stuck."""
 

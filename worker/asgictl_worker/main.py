@@ -290,6 +290,7 @@ class _Worker:
         server = self.server
         board = Board(self.assignment.board_fd, self.assignment.worker, self.loop.time())
         self.board = board
+        server.service.on_fewer = board.show
         return lambda: board.allowance(server.connections)
 
     def _enter(self, stage: str) -> None:

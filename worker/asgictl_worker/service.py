@@ -5,6 +5,7 @@ One object, made once per worker by ``server.py`` and handed to every connection
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,3 +54,12 @@ class Service:
         self.defaults = DefaultFields(self.settings)
         reset = self.settings.reset_contextvars
         self.context = contextvars.Context() if reset else contextvars.copy_context()
+
+    on_fewer: Callable[[int], None] | None = None
+    """Called with the number of connections that are left when one has gone."""
+
+    def forget(self, connection: Any) -> None:
+        """Know that a connection is gone."""
+        self.connections.discard(connection)
+        if self.on_fewer is not None:
+            self.on_fewer(len(self.connections))

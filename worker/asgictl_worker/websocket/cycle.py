@@ -329,7 +329,7 @@ class WebSocketCycle(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits for this client."""
-        self._service.connections.discard(self)
+        self._service.forget(self)
         self.deadline = NEVER
         if self._state is _CONNECTING or self._state is _DENYING:
             self._log(0)
