@@ -27,9 +27,9 @@ def test_a_worker_that_leaks_is_replaced(serve: Serve, project: Project) -> None
     project.write(LEAKING)
     server = serve("--max-memory", "100M")
     (first,) = server.workers()
-    with httpx.Client() as client:
+    with httpx.Client(base_url=server.url) as client:
         for _ in range(500):
-            assert client.get(server.url).status_code == 200
+            assert client.get("/").status_code == 200
     server.assert_log(r"wants a successor \(\d+ MiB of memory used\)")
     server.wait_for_workers(1, other_than={first})
     server.stop()

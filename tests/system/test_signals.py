@@ -27,6 +27,7 @@ def test_a_graceful_stop_finishes_requests_in_progress(
         wait_for((project.directory / "arrived").exists, "the request arrives")
         server.signal(name)
         server.assert_log("stopping: requests in progress are finished first")
+        server.assert_log("draining: .*reason=stop", count=2)  # the worker knows it as well
         (project.directory / "go").touch()
         answer = read_until_closed(client)
     assert answer.startswith(b"HTTP/1.1 200")

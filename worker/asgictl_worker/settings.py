@@ -446,7 +446,7 @@ class WorkerSettings:
         minimum=0,
     )
     drain_idle_window: float = setting(
-        0.25,
+        1.0,
         "While draining, keep idle connections open for this long, so that a request already on its way is "
         "answered and not lost.",
         group=_LIMITS,
