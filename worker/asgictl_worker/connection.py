@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell those who wait for this client."""
-        self.service.connections.discard(self)
+        self.service.forget(self)
         self.deadline = NEVER
         self._state = _CLOSED
         self.resume_writing()
