@@ -5,7 +5,9 @@ Options are made from the declarations of the settings. Their values stay texts 
 the operator is one line on standard error and an exit code, never a traceback.
 """
 
+import getpass
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -16,6 +18,7 @@ from click.shell_completion import CompletionItem
 from asgictl import serve
 from asgictl.configuration import (
     CONFIG_VARIABLE,
+    FILE_NAME,
     SETTINGS,
     Layer,
     Source,
@@ -264,6 +267,62 @@ def _check(app: str | None, config: str | None, as_json: bool, **values: object)
     return ExitCode.OK if sound else ExitCode.INTERNAL
 
 
+def _init(
+    app: str | None,
+    config: str | None,
+    systemd: bool,
+    output: str | None,
+    force: bool,
+    **values: object,
+) -> None:
+    if app is None:
+        raise click.UsageError(f"which application? Name it, such as `{PROGRAM} init main:app`")
+    given = _given(values)
+    chosen = {name: item.value for name, item in given.items()}
+    configuration = Source.of_this_process(given, config).read()
+    directory = configuration.directory
+    if systemd:
+        from asgictl import unit
+
+        name = unit.service_name(directory)
+        path = output or f"{name}.service"
+        text = unit.service(
+            name=name,
+            application=app,
+            program=_program(),
+            directory=directory,
+            user=getpass.getuser() if os.geteuid() else None,
+            chosen=chosen,
+            settings=configuration.settings,
+        )
+        then = (
+            f"sudo install -m 644 {path} /etc/systemd/system/{name}.service\n"
+            f"sudo systemctl daemon-reload\nsudo systemctl enable --now {name}"
+        )
+    else:
+        path, text = output or FILE_NAME, sample(chosen)
+        then = f"{PROGRAM} {app}"
+    if path == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        with open(path, "w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise click.UsageError(
+            f"{path} exists already; --force overwrites it, --output - prints"
+        ) from None
+    except OSError as error:
+        raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"wrote {path}; next:\n{then}")
+
+
+def _program() -> list[str]:
+    """Return the words that start this program from anywhere."""
+    path = os.path.join(os.path.dirname(sys.executable), PROGRAM)
+    return [path] if os.access(path, os.X_OK) else [sys.executable, "-m", PROGRAM]
+
+
 _WIDE = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 VERBS: dict[str, click.Command] = {
@@ -317,6 +376,23 @@ VERBS: dict[str, click.Command] = {
         params=[
             click.Argument(["app"], required=False),
             click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs."),
+        ],
+        context_settings=_WIDE,
+    ),
+    "init": _SettingsCommand(
+        "init",
+        callback=_init,
+        help="Write a settings file for APP, with the options that are given, or with --systemd a service.",
+        short_help="Write a settings file or a systemd service for an application.",
+        params=[
+            click.Argument(["app"], required=False),
+            click.Option(["--systemd"], is_flag=True, help="Write the unit file of a service."),
+            click.Option(
+                ["-o", "--output"],
+                metavar="FILE",
+                help=f"Write this file; - prints (default: {FILE_NAME}, or NAME.service).",
+            ),
+            click.Option(["--force"], is_flag=True, help="Overwrite a file that exists."),
         ],
         context_settings=_WIDE,
     ),

@@ -8,6 +8,7 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from asgictl.configuration import FILE_NAME, SETTINGS, Configuration
@@ -103,8 +104,8 @@ def effective(configuration: Configuration, *, explain: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sample() -> str:
-    """Return a commented settings file in which every setting has its default."""
+def sample(chosen: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return a settings file in which every setting is commented out, but those that are chosen."""
     lines = [f"# {FILE_NAME}: settings of asgictl. Take the # from the lines that you change."]
     for group, members in by_group().items():
         lines += ["", f"# -- {group}"]
@@ -117,7 +118,10 @@ def sample() -> str:
                     _sentence(declaration), 98, initial_indent="# ", subsequent_indent="# "
                 ),
             ]
-            lines.append(f"# {declaration.name} = {example}")
+            if declaration.name in chosen:
+                lines.append(f"{declaration.name} = {in_toml(chosen[declaration.name])}")
+            else:
+                lines.append(f"# {declaration.name} = {example}")
     return "\n".join(lines) + "\n"
 
 
