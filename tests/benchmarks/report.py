@@ -19,7 +19,7 @@ COLOURS = {
     "gunicorn": "#4c8c2b",
     "hypercorn": "#b03a5b",
 }
-_BAR, _GAP, _LEFT, _WIDTH = 15, 26, 260, 860
+_BAR, _GAP, _LEFT, _WIDTH = 15, 26, 280, 880
 
 
 def median(samples: list[Sample]) -> float | None:
@@ -85,13 +85,15 @@ def svg(results: Results) -> str:
     parts = []
     y = 40
     for case, bars in groups.items():
-        longest = max(bars.values())
+        # One server that needs ten times as much would squeeze all others together.
+        longest = min(max(bars.values()), 3 * statistics.median(bars.values()))
         parts.append(f'<text x="8" y="{y + 12}" class="case">{escape(CASES[case].title)}</text>')
         for name, value in bars.items():
-            width = (_WIDTH - _LEFT - 150) * value / longest
+            width = (_WIDTH - _LEFT - 175) * min(value / longest, 1.0)
+            cut = " (bar cut)" if value > longest else ""
             parts.append(
                 f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR - 3}" rx="2" fill="{COLOURS[name]}"/>'
-                f'<text x="{_LEFT + width + 6:.1f}" y="{y + 10}">{name} {value:.1f}</text>'
+                f'<text x="{_LEFT + width + 6:.1f}" y="{y + 10}">{name} {value:.1f}{cut}</text>'
             )
             y += _BAR
         y += _GAP - _BAR
