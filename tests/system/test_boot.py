@@ -50,12 +50,14 @@ def test_an_error_inside_the_application_shows_its_traceback_once_and_ends_at_on
     project: Project,
 ) -> None:
     project.write(
-        "import pathlib, time\n"
-        "pathlib.Path('failed').write_text(str(time.monotonic()))\n"
+        # Appended: a sibling that is ended meanwhile must not leave an empty file.
+        "import time\n"
+        "with open('failed', 'a') as file:\n"
+        "    print(time.monotonic(), file=file)\n"
         "import no_such_library\n"
     )
     ended = run(project, "app:app", *FREE, "--workers", "4")
-    took = time.monotonic() - float((project.directory / "failed").read_text())
+    took = time.monotonic() - float((project.directory / "failed").read_text().split()[0])
     assert ended.code == ExitCode.NO_WORKER_BOOTED
     assert "ModuleNotFoundError: No module named 'no_such_library'" in ended.stderr
     assert ended.stderr.count("Traceback") == 1
