@@ -33,12 +33,12 @@ class AccessLog:
     of the response, in microseconds.
     """
 
-    __slots__ = ("_lines", "_loop", "_outlet", "_prefix", "_second", "_timer")
+    __slots__ = ("_loop", "_outlet", "_prefix", "_responses", "_second", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, outlet: Outlet) -> None:
         self._loop = loop
         self._outlet = outlet
-        self._lines: list[str] = []
+        self._responses: list[tuple[str, str, bytes, str, int, int, float]] = []
         self._prefix = ""
         self._second = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -64,14 +64,12 @@ class AccessLog:
             size: bytes of the body that were written.
             seconds: from the head of the request to the end of the response.
         """
-        lines = self._lines
-        if not lines:
+        responses = self._responses
+        if not responses:
             self._begin_batch()
-        lines.append(
-            f'{self._prefix}{client} "{method} {target.decode("ascii")} HTTP/{http_version}" '
-            f"{status} {size} {int(seconds * 1e6)}us\n"
-        )
-        if len(lines) >= FLUSH_LINES:
+        # hot: to format a whole batch in one loop takes half the time
+        responses.append((client, method, target, http_version, status, size, seconds))
+        if len(responses) >= FLUSH_LINES:
             self.flush()
 
     def flush(self, timeout: float = 0.0) -> None:
@@ -79,8 +77,14 @@ class AccessLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        data = "".join(self._lines).encode("ascii", "backslashreplace")
-        self._lines.clear()
+        prefix = self._prefix
+        lines = [
+            f'{prefix}{client} "{method} {target.decode("ascii")} HTTP/{http_version}" '
+            f"{status} {size} {int(seconds * 1e6)}us\n"
+            for client, method, target, http_version, status, size, seconds in self._responses
+        ]
+        self._responses.clear()
+        data = "".join(lines).encode("ascii", "backslashreplace")
         # Workers share the pipe: what is not longer than PIPE_BUF is not torn (pipe(7)).
         start = 0
         while len(data) - start > select.PIPE_BUF:

@@ -164,13 +164,17 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the client sent."""
-        if self._state is _LINGERING:
-            self._discard(data)
-            return
         parser = self._parser
-        parser.feed(data)
-        if parser.buffer:  # hot: of most requests nothing is left
-            self._look_at_rest()
+        # hot: whoever polls asks for the same again, and it need not be found in the bytes.
+        if data == parser.known_head and parser.state == framing.HEAD and not parser.buffer:
+            parser.state = ENDED
+            self.request_received(parser.known_request)
+        elif self._state is _LINGERING:
+            self._discard(data)
+        else:
+            parser.feed(data)
+            if parser.buffer:  # hot: of most requests nothing is left
+                self._look_at_rest()
 
     def eof_received(self) -> bool:
         """Answer what is here, if the transport lets us; return whether it is to stay open."""
@@ -299,9 +303,18 @@ class Connection(asyncio.Protocol):
     def response_ended(self) -> None:
         """Go on to the next request, or to the end."""
         self._cycle = None
-        if not self.writer.keep_alive or self._eof:
+        parser = self._parser
+        if (  # hot: nearly always; as _become_idle(), where nothing is left to do
+            self.writer.keep_alive
+            and parser.state == ENDED
+            and not (parser.buffer or self._eof or self.reading_paused)
+        ):
+            self._state = _IDLE
+            self.deadline = self.service.ticker.now + self._idle_time
+            parser.state = framing.HEAD
+        elif not self.writer.keep_alive or self._eof:
             self._finish()
-        elif self._parser.state == ENDED:
+        elif parser.state == ENDED:
             self._become_idle()
         else:
             # The answer came before the whole body. The rest is read and dropped, within
@@ -351,7 +364,7 @@ class Connection(asyncio.Protocol):
             self.resume_reading()
         parser = self._parser
         if not parser.buffer:
-            parser.state = framing.HEAD  # hot: proceed(), without the call
+            parser.proceed()
         elif parser.is_advancing and self._burst < MAX_BURST:
             self._burst += 1
             parser.state = framing.HEAD
@@ -415,6 +428,7 @@ class Connection(asyncio.Protocol):
             return
         # To close with unread bytes would reset the connection, and the client could lose the
         # answer (RFC 9112, section 9.6). So only our side is closed first.
+        parser.stop()
         self._state = _LINGERING
         self._discarded = 0
         self.deadline = self.service.ticker.now + LINGER + INTERVAL

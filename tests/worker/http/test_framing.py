@@ -299,19 +299,25 @@ def test_what_is_known_from_earlier_requests_changes_nothing(second, parser):
     assert parse(parser, [first, second])[1:] == parse(parser, [second])
 
 
-def test_headers_of_known_requests_are_not_shared(parser):
-    requests = []
-
-    class Keep(Sink):
-        def request_received(self, request):
-            requests.append(request)
-            request.headers.append((b"x-added", b"by the application"))
-
-    instance = PARSERS[parser](Keep(), WorkerSettings())
-    for _ in range(3):
-        instance.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+def test_what_is_known_is_the_last_plain_request(parser):
+    sink = Sink()
+    instance = PARSERS[parser](sink, WorkerSettings())
+    plain = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+    for data in (plain, GOOD_HEADS["an upgrade"], GOOD_HEADS["a body"], GOOD_HEADS["a URL"]):
+        instance.feed(data)
         instance.proceed()
-    assert [len(request.headers) for request in requests] == [2, 2, 2]
+        assert instance.known_head == plain
+        assert instance.known_request.target == b"/a"
+    instance.feed(plain.replace(b"/a", b"/b"))
+    instance.proceed()
+    assert instance.known_head == plain.replace(b"/a", b"/b")
+    assert instance.known_request.target == b"/b"
+
+
+def test_a_long_head_is_not_remembered(parser):
+    instance = PARSERS[parser](Sink(), WorkerSettings())
+    instance.feed(b"GET / HTTP/1.1\r\nHost: a\r\nx: %b\r\n\r\n" % (b"y" * framing.MAX_KNOWN_HEAD))
+    assert instance.known_head == b""
 
 
 def test_lines_are_forgotten_when_there_are_too_many(parser, monkeypatch):

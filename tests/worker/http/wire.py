@@ -151,8 +151,9 @@ class Peer:
         assert self.written == expected
 
     async def idle(self) -> None:
-        """Wait until no application runs."""
-        await until(lambda: not self.service.tasks)
+        """Wait until no application runs, and none is going to."""
+        parser = self.connection._parser
+        await until(lambda: not self.service.tasks and not parser.buffer)
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:

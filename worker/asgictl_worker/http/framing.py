@@ -20,8 +20,8 @@ from asgictl_worker import asgi
 from asgictl_worker.http.request import METHODS, BadRequest, FamiliarRequest, Request
 from asgictl_worker.settings import WorkerSettings
 
-MAX_KNOWN_FIELDS = 4096
-"""Bytes of header fields that a connection remembers."""
+MAX_KNOWN_HEAD = 4096
+"""Bytes of the longest head that a connection remembers."""
 
 MAX_KNOWN_LINES = 1024
 """Request lines that a worker remembers, none of them longer than ``MAX_KNOWN_LINE`` bytes."""
@@ -50,6 +50,9 @@ _METHODS = {method.encode("ascii"): method for method in METHODS.split()}
 
 _KNOWN_LINES: dict[bytes, Request] = {}
 """Requests whose line is good. When it is full it is emptied: popular lines return at once."""
+
+
+_NO_REQUEST = Request("GET", b"/", "1.0", [])
 
 
 class Sink(Protocol):
@@ -81,13 +84,15 @@ class Parser(ABC):
     Attributes:
         buffer: bytes that wait for ``proceed()``, or for the rest of a line or a head.
         is_advancing: a call that uses up the buffer is under way.
+        known_head: the bytes of ``known_request``; whoever gets the same again as a whole, in
+            the state HEAD and with nothing in the buffer, can take that instead of ``feed()``.
+        known_request: the last request that asked nothing of the connection.
         state: what the next byte belongs to.
     """
 
     __slots__ = (
         "_body_size",
         "_known_fields",
-        "_known_headers",
         "_left",
         "_max_body",
         "_max_field",
@@ -99,6 +104,8 @@ class Parser(ABC):
         "_trailers",
         "buffer",
         "is_advancing",
+        "known_head",
+        "known_request",
         "state",
     )
 
@@ -111,8 +118,8 @@ class Parser(ABC):
         self.buffer = bytearray()
         self._scanned = 0
         self._left = 0
-        self._known_fields = b""
-        self._known_headers: asgi.Headers = []
+        self.known_head = self._known_fields = b""
+        self.known_request = _NO_REQUEST
         self._body_size = 0
         self._trailers = 0
         self.is_advancing = False
@@ -224,14 +231,16 @@ class Parser(ABC):
         Raises:
             BadRequest: a rule or a limit is broken.
         """
-        line, _, fields = head.partition(b"\r\n")
-        # hot: clients ask for the same again, and repeat their headers on a connection, from
+        # hot: popular lines return, and clients repeat their headers on a connection, from
         # probes to browsers. Knowing both saves reading and checking them: half the work.
+        line, _, fields = head.partition(b"\r\n")
         if fields == self._known_fields:
             known = _KNOWN_LINES.get(line)
             if known is not None:
                 self.state = ENDED
-                return FamiliarRequest(known, self._known_headers.copy())
+                self.known_head = head
+                self.known_request = FamiliarRequest(known, self.known_request.headers)
+                return self.known_request
         self._check_head(head, line, fields)
         words = line.split(b" ")
         if len(words) != 3:
@@ -248,7 +257,7 @@ class Parser(ABC):
             self.state = ENDED
             # With a URL as the target, the headers are not those that were sent.
             if request.is_plain and target.startswith(b"/"):
-                self._remember(line, fields, request)
+                self._remember(head, line, fields, request)
         elif request.chunked:
             self.state = CHUNK_SIZE
             self._body_size = 0
@@ -261,11 +270,12 @@ class Parser(ABC):
             self.state = LENGTH
         return request
 
-    def _remember(self, line: bytes, fields: bytes, request: Request) -> None:
-        """Keep what will be known again: lines for all connections, fields for this one."""
-        if len(fields) <= MAX_KNOWN_FIELDS:
+    def _remember(self, head: bytes, line: bytes, fields: bytes, request: Request) -> None:
+        """Keep what will be known again: lines for all connections, the rest for this one."""
+        if len(head) <= MAX_KNOWN_HEAD:
+            self.known_head = head
             self._known_fields = fields
-            self._known_headers = request.headers.copy()
+            self.known_request = request
         if len(line) <= MAX_KNOWN_LINE:
             if len(_KNOWN_LINES) >= MAX_KNOWN_LINES:
                 _KNOWN_LINES.clear()

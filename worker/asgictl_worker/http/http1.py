@@ -76,6 +76,7 @@ class Writer:
         "_defaults",
         "_head",
         "_is_old",
+        "_is_usual",
         "_known_date",
         "_known_head",
         "_known_headers",
@@ -132,6 +133,7 @@ class Writer:
         self._is_old = request.http_version == "1.0"
         self._chunked = False
         self._bodiless = request.method == "HEAD" or status == 304 or status == 204
+        self._is_usual = keep_alive and not (self._is_old or self._bodiless)
 
     def declare(self, length: int) -> None:
         """Set the length of the body, unless the application did so itself."""
@@ -152,6 +154,11 @@ class Writer:
         head = self._head
         size = len(data)
         left = self._left
+        # hot: the whole response at once, with nothing to be said about the connection
+        if size == left and self._is_usual and not more and head and size < LARGE:
+            self._head = b""
+            self.size = size
+            return b"\r\n".join((head, data))
         if self._bodiless:
             data = b""
             size = 0

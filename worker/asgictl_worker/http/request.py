@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from asgictl_worker import asgi
+from asgictl_worker.asgi import SPEC_VERSION, VERSION
 
 METHODS = (
     "ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL "
@@ -64,7 +65,7 @@ class Request:
         target: visible ASCII characters, as sent.
         http_version: ``1.0`` or ``1.1``.
         headers: names in lower case, values without surrounding white space, in the order
-            received. The list belongs to the request from here on.
+            received. The list belongs to the request from here on; applications get copies.
 
     Attributes:
         content_length: the declared length of the body in bytes, or None.
@@ -227,11 +228,11 @@ class Request:
             state: what the lifespan startup left; copied.
         """
         scope = self._template.copy()  # hot: a third of the time that a literal takes
-        scope["asgi"] = {"version": asgi.VERSION, "spec_version": asgi.SPEC_VERSION}
+        scope["asgi"] = {"version": VERSION, "spec_version": SPEC_VERSION}
         scope["client"] = client
         scope["server"] = server
         scope["scheme"] = scheme
-        scope["headers"] = self.headers
+        scope["headers"] = self.headers.copy()
         if root_path:
             # The path includes the root path (ASGI, HTTP connection scope).
             scope["root_path"] = root_path
