@@ -195,8 +195,8 @@ def reload_under_load(name: str, python: str, *, keep_alive: bool) -> str:
             began = time.monotonic()
             server.signal(signal.SIGHUP)
             _wait(lambda: load.tally.by_version["new"] > 0, 20)
-            _wait(lambda: time.monotonic() > load.tally.last_answer.get("old", 0) + 1.5, 20)
-        all_new = load.tally.last_answer.get("old", began) - began
+            _wait(lambda: time.monotonic() > load.tally.last_asked.get("old", 0) + 1.5, 20)
+        all_new = load.tally.last_asked.get("old", began) - began
         if not load.tally.by_version["new"]:
             return f"never served the new code; lost: {_losses(load)}"
         return (
