@@ -2,7 +2,6 @@ import asyncio
 import gc
 import logging
 import os
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -191,15 +190,15 @@ async def test_a_machine_that_gives_us_no_time_is_not_the_applications_fault(
 
 async def test_watching_ends_without_a_trace() -> None:
     before = set(os.listdir("/proc/self/fd"))
-    threads = len(os.listdir("/proc/self/task"))
+    threads = set(os.listdir("/proc/self/task"))
     for _ in range(3):
         each = LagWatch(asyncio.get_running_loop(), 0.2)
         each.start()
         each.stop()
         each.stop()
     assert set(os.listdir("/proc/self/fd")) == before
-    assert len(os.listdir("/proc/self/task")) == threads
-    assert threading.active_count() <= threads
+    # Those of earlier tests may end meanwhile.
+    assert set(os.listdir("/proc/self/task")) <= threads
 
 
 # -- Exceptions and warnings that go nowhere

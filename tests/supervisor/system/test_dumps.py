@@ -66,18 +66,20 @@ def test_a_stuck_worker_shows_where_and_lives_on(
     dump: DumpFile, work: Callable[[], object]
 ) -> None:
     child = worker(dump, work)
-    # It may just be on its way into the function.
-    stacks = wait_for(lambda: _ask(child, dump, work.__name__), "its stacks")
-    assert "most recent call first" in stacks
+    written = ""
+
+    def shows_where() -> bool:
+        # It may just be on its way into the function, and a dump is written in pieces.
+        nonlocal written
+        child.send("USR2")
+        written += dump.read_new()
+        return f" in {work.__name__}" in written
+
+    wait_for(shows_where, "its stacks")
+    assert "most recent call first" in written
     assert child.reap() is None
     child.send("KILL")
     ended(child)
-
-
-def _ask(child: kernel.Child, dump: DumpFile, name: str) -> str:
-    child.send("USR2")
-    stacks = wait_for(dump.read_new, "stacks")
-    return stacks if f" in {name}" in stacks else ""
 
 
 @pytest.mark.parametrize("work", STUCK)
