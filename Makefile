@@ -11,9 +11,10 @@ else
 VENV := .venv-$(notdir $(PYTHON))
 endif
 BENCH := .venv-bench
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench docs changes clean
 
 run: $(VENV)/.run
 	$(BIN)/asgictl hello:app --app-dir docs/tutorial --workers 4 --port $(PORT)
@@ -31,8 +32,16 @@ check: $(VENV)/.check
 bench: $(BENCH)/.bench
 	$(BENCH)/bin/python -m tests.benchmarks $(or $(ARGS),--write docs/explanation)
 
+docs: $(DOCS)/.docs
+	$(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet -b html docs docs/_build/html $(ARGS)
+	@echo "open docs/_build/html/index.html"
+
+# Moves the fragments of docs/changes into the page of changes, as a release of this version.
+changes: $(DOCS)/.docs
+	$(DOCS)/bin/towncrier build --yes --version $(VERSION)
+
 clean:
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build docs/_build
 
 # Each stamp says that an environment holds what pyproject.toml asks for. pip is upgraded
 # first: dependency groups need 25.1 or newer.
@@ -57,4 +66,9 @@ clean:
 	$*/bin/python -m pip install --quiet --group bench
 	@touch $@
 
-.PRECIOUS: %/.pip %/.run %/.test %/.check %/.bench
+# Building the pages runs nothing of asgictl: they need no editable install.
+%/.docs: pyproject.toml | %/.pip
+	$*/bin/python -m pip install --quiet --group docs
+	@touch $@
+
+.PRECIOUS: %/.pip %/.run %/.test %/.check %/.bench %/.docs
