@@ -20,6 +20,7 @@ import setproctitle
 
 import asgictl
 from asgictl import derive
+from asgictl.children import Children
 from asgictl.configuration import read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
@@ -32,7 +33,6 @@ from asgictl.operate.recorder import FlightRecorder
 from asgictl.operate.totals import Totals
 from asgictl.settings import Settings, UnixAddress
 from asgictl.system import (
-    evidence,
     handover,
     kernel,
     listeners,
@@ -42,11 +42,10 @@ from asgictl.system import (
     queues,
     reexec,
     spawn,
-    template,
 )
-from asgictl.system.channel import ALL_MESSAGES, MESSAGES_PER_TURN
 from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
+from asgictl.system.template import TemplateProcess
 from asgictl.system.terminal import Terminal, shell_above
 from asgictl_worker import board, contract, logs
 from asgictl_worker.errors import ConfigurationError, ExitCode
@@ -55,9 +54,6 @@ log = logging.getLogger("asgictl.supervisor")
 
 LAG_TOLERANCE = 0.25
 """Seconds by which the loop may be late before it counts as having been held up."""
-
-CHECK_EXIT_TIMEOUT = 0.2
-"""Seconds that a process gets to end after it has closed its output."""
 
 LAST_WORDS = 0.5
 """Seconds to wait, at most, for whoever reads the log when we leave."""
@@ -90,8 +86,6 @@ class Supervisor:
         """
         self._left, self._only_asked = reexec.inherited(os.environ)
         self._start_directory = start_directory
-        self._check: reexec.Check | None = None
-        self._check_deadline = inf
         self._application = application
         self._read_settings = read_settings
         self._now = kernel.monotonic()
@@ -106,12 +100,9 @@ class Supervisor:
         self._control: control.ControlServer | None = None
         self._pending: deque[ev.Event] = deque()
         self._learning = False
-        self._workers: dict[int, spawn.WorkerProcess] = {}
-        self._samples: dict[int, evidence.Sample | None] = {}
-        self._preflight: tuple[int, int, spawn.Preflight] | None = None
+        self._children = Children(self._watch, self._unwatch, self._learn, self._heard)
         self._environ = dict(os.environ)
         environ = read_env_files(settings.env_file, self._environ)
-        self._templates: dict[int, template.TemplateProcess] = {}
         self._generations = Generations(
             self._environ, listeners.passed_sockets(os.environ, os.getpid())
         )
@@ -125,8 +116,6 @@ class Supervisor:
         """Memory that the workers share (asgictl_worker.board)."""
         self._lifeline = (-1, -1)
         """The end that workers read, and the end that only this process holds."""
-        self._strangers: list[kernel.Child] = []
-        """Children that were told to end, and are only to be buried."""
 
     # -- Life
 
@@ -150,7 +139,6 @@ class Supervisor:
             self._signals = SignalPipe()
             leaving.callback(self._signals.close)
             self._watch(self._signals.fileno(), self._on_signals)
-            self._memory = evidence.MemoryWatch()
             self._manager = notify.ServiceManager(os.environ)
             leaving.callback(self._manager.close)
             kernel.adopt_orphans()
@@ -204,9 +192,6 @@ class Supervisor:
             lambda: spawn.with_certificates(first.settings, environ, strict=False)
         )
         reading = preflight.wait()
-        preflight.close()
-        preflight.child.wait(CHECK_EXIT_TIMEOUT)
-        preflight.child.close()
         if reading.settings is None:
             raise ConfigurationError(reading.error)
         _log_remarks(reading)
@@ -231,17 +216,16 @@ class Supervisor:
                 item.settings, item.environ, item.listeners
             )
         for number, holder in taken.templates.items():
-            self._add_template(number, holder)
+            self._children.add_template(number, holder)
         for worker, process in taken.workers.items():
-            self._add_worker(worker, process)
+            self._children.add_worker(worker, process)
         # Signals were held back since before the old program ended.
         kernel.unblock_signals()
-        log.info("asgictl %s has taken over %d workers", asgictl.__version__, len(self._workers))
-        self._reap()
+        log.info("asgictl %s has taken over %d workers", asgictl.__version__, len(taken.workers))
+        self._children.reap()
 
     def _turn(self) -> None:
-        forks = min((item.deadline for item in self._templates.values()), default=inf)
-        deadline = min(next_deadline(self._state), forks, self._check_deadline, self._manager.due)
+        deadline = min(next_deadline(self._state), self._children.deadline, self._manager.due)
         if self._control:
             deadline = min(deadline, self._control.deadline)
         self._now = kernel.monotonic()
@@ -258,11 +242,8 @@ class Supervisor:
             source = self._sources.get(fd)
             if source is not None:
                 source()
-        for number, process in list(self._templates.items()):
-            if self._now >= process.deadline:
-                self._template_lost(number, process, "it does not fork")
-        if self._now >= self._check_deadline:
-            self._on_check(timed_out=True)
+        if self._now >= self._children.deadline:
+            self._children.on_time(self._now)
         if self._now >= self._manager.due:
             self._manager.on_time(self._now)
         if self._control and self._now >= self._control.deadline:
@@ -326,7 +307,7 @@ class Supervisor:
         full = len(self._errors) == MAX_ERRORS
         if full and self._now - self._errors[0] < ERROR_WINDOW:
             log.critical("too many internal errors; leaving, the workers finish their requests")
-            for process in self._workers.values():
+            for process in self._children.workers.values():
                 process.child.send("TERM")
             self._exit_code = ExitCode.CORE_BROKEN
 
@@ -342,87 +323,16 @@ class Supervisor:
         for name in sorted(names - {"CHLD"}):
             self._learn(ev.Signal(name))
         if "CHLD" in names:
-            self._reap()
+            self._children.reap()
 
-    def _reap(self) -> None:
-        """Bury all dead children: workers, preflights, and orphans that were adopted."""
-        for worker, process in list(self._workers.items()):
-            status = process.child.reap()
-            if status is not None:
-                self._worker_exited(worker, process, status)
-        for number, item in list(self._templates.items()):
-            if (status := item.child.reap()) is not None:
-                self._template_exited(number, item, status)
-        if any(item.deadline < inf for item in self._templates.values()):
-            return  # an orphan may be a worker whose pid we are about to be told
-        # These are asked for their end by whoever waits for what they have to say.
-        if self._preflight:
-            self._preflight[2].child.reap()
-        if self._check:
-            self._check.child.reap()
-        strangers, self._strangers = self._strangers, []
-        for child in strangers:
-            self._bury(child)
-        known = {process.child.pid for process in self._workers.values()}
-        known |= {item.child.pid for item in self._templates.values()}
-        with contextlib.suppress(ChildProcessError):
-            while (
-                found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            ) is not None:
-                if found.si_pid in known:
-                    return  # it died just now, and has a wake-up of its own
-                os.waitpid(found.si_pid, 0)
-                log.debug("buried the orphan pid=%d", found.si_pid)
+    def _heard(self, worker: int, message: contract.Message) -> None:
+        if isinstance(message, contract.Beat):
+            self.totals.beat(worker, message, self._now)
+        event = derive.event_of(worker, message)
+        if event is not None:
+            self._learn(event)
 
-    def _bury(self, child: kernel.Child) -> None:
-        """Reap a child that nobody waits for any more, now or when it has ended."""
-        if child.reap() is None:
-            self._strangers.append(child)
-        else:
-            child.close()
-
-    def _worker_exited(
-        self, worker: int, process: spawn.WorkerProcess, status: kernel.ExitStatus
-    ) -> None:
-        # First its last words: they say more than its exit code.
-        self._hear(worker, process, ALL_MESSAGES)
-        self._unwatch(process.channel.fileno())
-        if process.child.pidfd >= 0:
-            self._unwatch(process.child.pidfd)
-        out_of_memory = status.signal == "KILL" and self._memory.killed_since_last_call()
-        self._learn(ev.Exited(worker, status.code, status.signal, out_of_memory))
-        del self._workers[worker]
-        self._samples.pop(worker, None)
-        process.close()
-
-    def _on_pidfd(self, worker: int, process: spawn.WorkerProcess) -> None:
-        status = process.child.reap()
-        if status is not None:
-            self._worker_exited(worker, process, status)
-
-    def _on_channel(self, worker: int, process: spawn.WorkerProcess) -> None:
-        if not self._hear(worker, process):
-            # The end of the line is no proof of death: a grandchild may live on without it,
-            # or hold it open. The pidfd tells.
-            self._unwatch(process.channel.fileno())
-
-    def _hear(
-        self, worker: int, process: spawn.WorkerProcess, limit: int = MESSAGES_PER_TURN
-    ) -> bool:
-        messages, is_open = process.channel.receive(limit)
-        for message in messages:
-            if isinstance(message, contract.Beat):
-                self.totals.beat(worker, message, self._now)
-            event = derive.event_of(worker, message)
-            if event is not None:
-                self._learn(event)
-        return is_open
-
-    def _on_preflight(self, epoch: int, generation: int, preflight: spawn.Preflight) -> None:
-        reading = preflight.receive()
-        if reading is None:
-            return
-        self._end_preflight()
+    def _on_preflight(self, epoch: int, generation: int, reading: spawn.Reading) -> None:
         if reading.settings is None:
             self._learn(ev.PreflightFailed(epoch, reading.error, reading.traceback))
             return
@@ -437,58 +347,8 @@ class Supervisor:
         self._generations[generation] = made
         if reading.settings.uses_tls:
             # A renewed certificate serves at once, and even if the new code does not.
-            for process in self._workers.values():
-                process.channel.send(contract.ReloadTLS())
+            self._children.tell(contract.ReloadTLS())
         self._learn(ev.PreflightPassed(epoch, policy))
-
-    def _end_preflight(self) -> None:
-        if self._preflight:
-            _, _, preflight = self._preflight
-            self._preflight = None
-            self._unwatch(preflight.fileno())
-            preflight.close()
-            self._bury(preflight.child)
-
-    def _on_template(self, number: int, process: template.TemplateProcess) -> None:
-        messages, is_open = process.channel.receive()
-        for message in messages:
-            match message:
-                case contract.Ready():
-                    self._learn(ev.TemplateReady(number))
-                case contract.Failed():
-                    self._lose_template(number, process)
-                    self._learn(ev.TemplateFailed(number, message.error, message.traceback))
-                    return
-                case contract.Forked():
-                    worker = process.adopt(message)
-                    if worker is None:
-                        self._learn(ev.SpawnFailed(message.worker, message.error))
-                    else:
-                        self._spawned(message.worker, worker)
-        if not is_open:
-            self._unwatch(process.channel.fileno())
-
-    def _template_exited(
-        self, number: int, process: template.TemplateProcess, status: kernel.ExitStatus
-    ) -> None:
-        self._on_template(number, process)
-        if self._templates.get(number) is process:
-            how = f"killed by SIG{status.signal}" if status.signal else f"exit code {status.code}"
-            self._template_lost(number, process, how)
-
-    def _template_lost(self, number: int, process: template.TemplateProcess, why: str) -> None:
-        missing = process.orphaned()
-        self._lose_template(number, process)
-        # First the template: a core that still believes in it would fork from it again.
-        self._learn(ev.TemplateFailed(number, why))
-        for worker in missing:
-            self._learn(ev.SpawnFailed(worker, f"the template of its generation is lost: {why}"))
-
-    def _lose_template(self, number: int, process: template.TemplateProcess) -> None:
-        del self._templates[number]
-        self._unwatch(process.channel.fileno())
-        process.close()
-        self._bury(process.child)
 
     # -- Act
 
@@ -512,7 +372,8 @@ class Supervisor:
 
         try:
             if generation.settings.preload:
-                self._templates[action.generation].request(assignment(-1, -1), self._now)
+                template = self._children.templates[action.generation]
+                template.request(assignment(-1, -1), self._now)
                 return
             process = spawn.spawn_worker(
                 assignment,
@@ -523,28 +384,13 @@ class Supervisor:
         except OSError as error:
             self._learn(ev.SpawnFailed(action.worker, f"cannot fork: {error.strerror}"))
             return
-        self._spawned(action.worker, process)
-
-    def _spawned(self, worker: int, process: spawn.WorkerProcess) -> None:
-        self._add_worker(worker, process)
-        self._learn(ev.Spawned(worker, process.child.pid))
-
-    def _add_worker(self, worker: int, process: spawn.WorkerProcess) -> None:
-        self._workers[worker] = process
-        if self._log_level:
-            process.channel.send(contract.LogLevel(level=self._log_level))
-        self._watch(process.channel.fileno(), lambda: self._on_channel(worker, process))
-        if process.child.pidfd >= 0:
-            self._watch(process.child.pidfd, lambda: self._on_pidfd(worker, process))
-
-    def _add_template(self, number: int, process: template.TemplateProcess) -> None:
-        self._templates[number] = process
-        self._watch(process.channel.fileno(), lambda: self._on_template(number, process))
+        self._children.add_worker(action.worker, process)
+        self._learn(ev.Spawned(action.worker, process.child.pid))
 
     def _start_template(self, action: act.StartTemplate) -> None:
         generation = self._generations[action.generation]
         try:
-            process = template.TemplateProcess.start(
+            process = TemplateProcess.start(
                 self._application,
                 generation.surroundings,
                 generation.listeners,
@@ -553,10 +399,10 @@ class Supervisor:
         except OSError as error:
             self._learn(ev.TemplateFailed(action.generation, f"cannot fork: {error.strerror}"))
             return
-        self._add_template(action.generation, process)
+        self._children.add_template(action.generation, process)
 
     def _drain(self, action: act.Drain) -> None:
-        process = self._workers[action.worker]
+        process = self._children.workers[action.worker]
         stopping = self._state.phase is Phase.STOPPING
         mine = self._state.workers[action.worker].generation
         message = contract.Drain(
@@ -576,18 +422,18 @@ class Supervisor:
         A client that is refused tries elsewhere; one that waits in a queue which nobody reads
         would be cut off when the last worker has left.
         """
-        for number, process in list(self._templates.items()):
-            self._lose_template(number, process)
+        for number in list(self._children.templates):
+            self._children.lose_template(number)
         self._generations.close_listeners()
 
     def _kill(self, action: act.Kill) -> None:
-        self._workers[action.worker].child.send(action.signal)
+        self._children.workers[action.worker].child.send(action.signal)
 
     def _dump(self, action: act.Dump) -> None:
-        self._workers[action.worker].child.send("USR2")
+        self._children.workers[action.worker].child.send("USR2")
 
     def _collect_dump(self, action: act.CollectDump) -> None:
-        process = self._workers.get(action.worker)
+        process = self._children.workers.get(action.worker)
         stacks = process.dumps.read_new() if process else ""
         if stacks:
             log.warning("%s:\n%s", action.why, stacks)
@@ -595,26 +441,19 @@ class Supervisor:
 
     def _probe(self, action: act.Probe) -> None:
         worker = self._state.workers[action.worker]
-        sample = evidence.sample(self._workers[action.worker].child.pid, self._now)
-        before = self._samples.get(action.worker)
-        if before is None or before.time <= worker.last_beat:
-            # The first of this silence; all later ones are compared with it.
-            self._samples[action.worker] = sample
-        verdict = evidence.conclude(before, sample, self._state.policy.late_after)
+        patience = self._state.policy.late_after
+        verdict = self._children.evidence_of(worker, patience, self._now)
         self._learn(ev.Evidence(action.worker, verdict))
 
     def _start_preflight(self, action: act.StartPreflight) -> None:
-        self._end_preflight()
         try:
-            preflight = spawn.Preflight(self._read)
+            self._children.start_preflight(
+                action.epoch,
+                self._read,
+                lambda reading: self._on_preflight(action.epoch, action.generation, reading),
+            )
         except OSError as error:
             self._learn(ev.PreflightFailed(action.epoch, f"cannot fork: {error.strerror}"))
-            return
-        self._preflight = (action.epoch, action.generation, preflight)
-        self._watch(
-            preflight.fileno(),
-            lambda: self._on_preflight(action.epoch, action.generation, preflight),
-        )
 
     def _read(self) -> spawn.Reading:
         settings = self._read_settings()
@@ -624,8 +463,7 @@ class Supervisor:
         return replace(reading, places=places)
 
     def _cancel_preflight(self, action: act.CancelPreflight) -> None:
-        if self._preflight and self._preflight[0] == action.epoch:
-            self._end_preflight()
+        self._children.end_preflight(action.epoch)
 
     def _commit(self, action: act.Commit) -> None:
         self._keep_generations({action.generation})
@@ -634,41 +472,28 @@ class Supervisor:
         self._keep_generations(set(self._generations) - {action.generation})
 
     def _keep_generations(self, keep: set[int]) -> None:
-        for number, process in list(self._templates.items()):
-            if number not in keep:
-                for worker in process.orphaned():
-                    self._learn(ev.SpawnFailed(worker, "its generation was given up"))
-                self._lose_template(number, process)
+        for number in set(self._children.templates) - keep:
+            self._children.drop_template(number, "its generation was given up")
         for listener in self._generations.keep(keep):
             if keep:
                 log.info("no longer listening on %s", listener.address)
 
     def _upgrade(self, _action: act.Upgrade) -> None:
-        if self._check is not None:
+        if self._children.checking:
             return
         log.info("upgrading: asking %s whether it can take over", " ".join(reexec.command()))
         try:
             with contextlib.closing(_Descriptor(reexec.write_down(self._hand_over()))) as state:
-                self._check = reexec.Check(state.fd, self._environ, self._start_directory)
+                self._children.start_check(
+                    state.fd, self._environ, self._start_directory, self._now, self._on_check
+                )
         except OSError as error:
             self._learn(ev.UpgradeRefused(f"cannot ask: {error.strerror}"))
-            return
-        self._check_deadline = self._now + reexec.CHECK_TIMEOUT
-        self._watch(self._check.fileno(), self._on_check)
 
-    def _on_check(self, timed_out: bool = False) -> None:
-        check = self._check
-        if check is None or not (timed_out or check.ended()):
-            return
-        self._unwatch(check.fileno())
-        self._check, self._check_deadline = None, inf
-        status = check.child.wait(CHECK_EXIT_TIMEOUT)
-        check.close()
-        self._bury(check.child)
-        if status != kernel.ExitStatus(code=0):
-            why = "it did not answer in time" if timed_out else check.complaint or str(status)
+    def _on_check(self, why: str) -> None:
+        if why:
             self._learn(ev.UpgradeRefused(why))
-        elif self._state.reload or any(item.deadline < inf for item in self._templates.values()):
+        elif self._state.reload or self._children.fork_deadline < inf:
             self._learn(
                 ev.UpgradeRefused("a reload has begun meanwhile; try again when it is over")
             )
@@ -685,8 +510,8 @@ class Supervisor:
                 )
                 for number, item in self._generations.items()
             },
-            workers=self._workers,
-            templates=self._templates,
+            workers=self._children.workers,
+            templates=self._children.templates,
             lifeline=self._lifeline,
             board=self._board,
             pidfile=self._pidfile,
@@ -706,8 +531,7 @@ class Supervisor:
 
     def _reopen_logs(self, _action: act.ReopenLogs) -> None:
         logs.reopen()
-        for process in self._workers.values():
-            process.channel.send(contract.ReopenLogs())
+        self._children.tell(contract.ReopenLogs())
 
     def _notify(self, action: act.Notify) -> None:
         match action.event:
@@ -791,8 +615,8 @@ class Supervisor:
         """Log as much as that in all processes, those to come too."""
         self._log_level = level
         logs.set_level(level)
-        for process in self._workers.values():
-            process.channel.send(contract.LogLevel(level=level))
+        self._children.greeting = contract.LogLevel(level=level)
+        self._children.tell(self._children.greeting)
 
 
 _ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _WORKER_OOM_POINTS = 100
 """When memory runs out, the kernel shall take a worker and not the supervisor."""
 
+EXIT_TIMEOUT = 0.2
+"""Seconds that a process gets to end after it has closed its output."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
@@ -217,6 +220,9 @@ class Preflight:
         os.set_blocking(self._result, True)
         reading = self.receive()
         assert reading is not None, "a read that blocks ends with all there is"
+        self.close()
+        self.child.wait(EXIT_TIMEOUT)
+        self.child.close()
         return reading
 
     def close(self) -> None:
