@@ -11,15 +11,34 @@ import os
 import select
 import sys
 import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from asgictl_worker.outlet import Outlet
 from asgictl_worker.settings import WorkerSettings
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 FLUSH_INTERVAL = 0.1
 """Seconds that a line waits at most."""
 
 FLUSH_LINES = 400
 """Lines that wait at most: some 40 KiB."""
+
+
+class Details(NamedTuple):
+    """What only some formats want to know of an exchange; never changed after it was made."""
+
+    request_headers: Headers
+    response_headers: Headers
+    request_id: str
+
+
+class Exchange(Protocol):
+    """A request and its response, whoever has answered it."""
+
+    def details(self) -> Details:
+        """Return headers and request id, as they are now."""
 
 
 class AccessLog:
@@ -52,6 +71,7 @@ class AccessLog:
         status: int,
         size: int,
         seconds: float,
+        exchange: Exchange | None = None,
     ) -> None:
         """Note one response.
 
@@ -63,6 +83,7 @@ class AccessLog:
             status: of the response; 499 if the client left before there was one.
             size: bytes of the body that were written.
             seconds: from the head of the request to the end of the response.
+            exchange: knows more, for those formats that ask.
         """
         responses = self._responses
         if not responses:
@@ -127,6 +148,7 @@ class LoggedAccess(AccessLog):
         status: int,
         size: int,
         seconds: float,
+        exchange: Exchange | None = None,
     ) -> None:
         """See ``AccessLog``."""
         self._logger.info(

@@ -26,7 +26,7 @@ import socket
 import struct
 from enum import Enum
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from asgictl_worker import tls_scope
 from asgictl_worker.http import framing
@@ -35,6 +35,7 @@ from asgictl_worker.http.framing import ENDED, Parser
 from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.request import BadRequest, Request
+from asgictl_worker.proxy_protocol import Told
 from asgictl_worker.service import Service
 from asgictl_worker.timers import INTERVAL, NEVER
 from asgictl_worker.websocket.cycle import WebSocketCycle
@@ -112,6 +113,7 @@ class Connection(asyncio.Protocol):
         "_parser",
         "_state",
         "_tls",
+        "_told",
         "_unstarted",
         "_writable_waiters",
         "client",
@@ -126,12 +128,22 @@ class Connection(asyncio.Protocol):
         "writer",
     )
 
-    def __init__(self, service: Service) -> None:
+    cycle_class: ClassVar[type[HTTPCycle]] = HTTPCycle
+    writer_class: ClassVar[type[Writer]] = Writer
+
+    def __init__(self, service: Service, told: Told | None = None) -> None:
+        """Prepare to serve.
+
+        Args:
+            service: what it shares with the others.
+            told: what the proxy said about its client before the first byte, if it did.
+        """
         self.service = service
+        self._told = told
         self.deadline = NEVER
         self.reading_paused = False
         self.write_paused = False
-        self.writer = Writer(service.ticker, service.defaults)
+        self.writer = self.writer_class(service.ticker, service.defaults)
         self._parser = parser_class(service.settings.http)(self, service.settings)
         self._cycle: HTTPCycle | None = None
         self._unstarted: HTTPCycle | None = None
@@ -149,10 +161,14 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.client = _client_address(transport.get_extra_info("peername"))
         self.server = _server_address(transport.get_extra_info("sockname"))
+        told = self._told
+        if told is not None:
+            self.client, self.server = told.client, told.server
         self.peer = self._own_peer = _in_words(self.client)
         ssl_object = transport.get_extra_info("ssl_object")
         self._tls = None if ssl_object is None else tls_scope.describe(ssl_object)
-        self.scheme = "http" if ssl_object is None else "https"
+        is_secure = ssl_object is not None or (told is not None and told.tls)
+        self.scheme = "https" if is_secure else "http"
         self._half_closable = ssl_object is None
         service = self.service
         service.connections.add(self)
@@ -258,7 +274,7 @@ class Connection(asyncio.Protocol):
         )
         if self._tls is not None:
             scope["extensions"]["tls"] = self._tls.copy()
-        self._cycle = cycle = HTTPCycle(self, request, scope)
+        self._cycle = cycle = self.cycle_class(self, request, scope)
         service.counters.requests_total += 1
         limit = settings.limit_concurrency
         if limit is not None and service.counters.in_flight >= limit:
@@ -406,7 +422,10 @@ class Connection(asyncio.Protocol):
             scope["extensions"]["tls"] = self._tls.copy()
         self._state = _CLOSED
         service.connections.discard(self)
-        WebSocketCycle(service, self.transport, request, scope).start(self._parser.take_rest())
+        self._websocket(request, scope).start(self._parser.take_rest())
+
+    def _websocket(self, request: Request, scope: dict[str, Any]) -> WebSocketCycle:
+        return WebSocketCycle(self.service, self.transport, request, scope)
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer with an error instead of the application, if that is still possible."""
@@ -415,7 +434,7 @@ class Connection(asyncio.Protocol):
             # For the access log: it is not known what was asked for.
             request.method, request.target = "-", b"-"
             self._state = _BUSY
-            self._cycle = HTTPCycle(self, request, {})
+            self._cycle = self.cycle_class(self, request, {})
         self._unstarted = None
         logger.debug("refused a request from %s: %s", self.peer, error)
         self._cycle.refuse(error)

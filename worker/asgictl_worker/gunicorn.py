@@ -27,7 +27,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from asgictl_worker import application, hygiene
-from asgictl_worker.access_log import AccessLog
+from asgictl_worker.access_log import AccessLog, Exchange
 from asgictl_worker.errors import AsgictlError
 from asgictl_worker.main import loop_factory
 from asgictl_worker.server import Server
@@ -314,6 +314,7 @@ class GunicornAccess(AccessLog):
         status: int,
         size: int,
         seconds: float,
+        exchange: Exchange | None = None,
     ) -> None:
         """See ``AccessLog``."""
         uri = target.decode("ascii", "backslashreplace")

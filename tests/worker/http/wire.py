@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.worker.waiting import until
 
+from asgictl_worker.access_log import Exchange
 from asgictl_worker.connection import Connection
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.service import Service
@@ -83,6 +84,7 @@ class Log:
         status: int,
         size: int,
         seconds: float,
+        exchange: Exchange | None = None,
     ) -> None:
         assert 0 <= seconds < 60
         self.lines.append(f"{client} {method} {target.decode()} {http_version} {status} {size}")

@@ -87,7 +87,7 @@ class Lines:
     def __init__(self):
         self.lines = []
 
-    def request(self, client, method, target, http_version, status, size, seconds):
+    def request(self, client, method, target, http_version, status, size, seconds, exchange):
         self.lines.append((client, f"{method} {target.decode()} HTTP/{http_version}", status))
 
 

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol
 
+from asgictl_worker.access_log import Details
 from asgictl_worker.http.http1 import CONTINUE, Writer
 from asgictl_worker.http.request import BadRequest, Request
 from asgictl_worker.http.response import (
@@ -89,6 +90,7 @@ class HTTPCycle:
     _task: asyncio.Task[None] | None = None
     _started = 0.0
     aborted = False
+    request_id = ""
 
     def __init__(self, connection: Owner, request: Request, scope: dict[str, Any]) -> None:
         self._connection = connection
@@ -168,6 +170,12 @@ class HTTPCycle:
         else:
             self._cut()
         self._gone = True
+
+    def details(self) -> Details:
+        """Return what only some formats of the access log want to know."""
+        # What the writer has may be left from the response before this one.
+        headers = () if self.is_answerable else self._connection.writer.headers
+        return Details(self._request.headers, headers, self.request_id)
 
     @property
     def is_answerable(self) -> bool:
@@ -271,6 +279,7 @@ class HTTPCycle:
                 writer.status,
                 writer.size,
                 perf_counter() - self._started,
+                self,
             )
         if self._waiters is not None:
             self._wake()
@@ -372,6 +381,7 @@ class HTTPCycle:
                 writer.status if written else CLIENT_LEFT,
                 writer.size if written else 0,
                 perf_counter() - self._started,
+                self,
             )
 
     async def _wait(self) -> None:

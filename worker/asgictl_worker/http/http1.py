@@ -5,7 +5,7 @@ since its responses follow each other.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
@@ -64,6 +64,7 @@ class Writer:
         defaults: the headers that every response has.
 
     Attributes:
+        headers: those of the application in the current response.
         keep_alive: whether the connection can be used again after this response.
         size: bytes of the body written so far, for the access log.
         status: of the current response.
@@ -82,6 +83,7 @@ class Writer:
         "_known_headers",
         "_known_length",
         "_left",
+        "headers",
         "keep_alive",
         "size",
         "status",
@@ -94,6 +96,7 @@ class Writer:
         self._known_date = self._known_head = b""
         self._known_headers: list[tuple[bytes, bytes]] | None = None
         self._known_length: int | None = None
+        self.headers: Sequence[tuple[bytes, bytes]] = ()
         self.status = 0
 
     def start(
@@ -119,6 +122,7 @@ class Writer:
             fields = self._defaults.fields(headers, status)
             self._head = line + (date if fields.date else b"") + fields.lines
             self._left = fields.length
+            self.headers = fields.headers
             self._known_headers = None
             if fields.close:
                 keep_alive = False

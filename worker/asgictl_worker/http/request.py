@@ -32,6 +32,8 @@ _SPECIAL = frozenset(
         b"transfer-encoding",
         b"upgrade",
         b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
         b"x-forwarded-proto",
     }
 )

@@ -30,6 +30,7 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
+from asgictl_worker.access_log import Details
 from asgictl_worker.http.cycle import RETRY_AFTER, TASK_OPTIONS, is_about_disconnect
 from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.request import Request
@@ -183,6 +184,7 @@ class WebSocketCycle(asyncio.Protocol):
         "_writers",
         "_writing_paused",
         "deadline",
+        "request_id",
     )
 
     def __init__(
@@ -194,6 +196,7 @@ class WebSocketCycle(asyncio.Protocol):
     ) -> None:
         client = scope["client"]
         self.deadline = NEVER
+        self.request_id = ""
         self._service = service
         self._transport = transport
         self._request = request
@@ -256,6 +259,10 @@ class WebSocketCycle(asyncio.Protocol):
         if not task.done():
             self._task = task
             service.tasks.add(task)
+
+    def details(self) -> Details:
+        """Return what only some formats of the access log want to know."""
+        return Details(self._request.headers, self._writer.headers, self.request_id)
 
     def __str__(self) -> str:
         """Return what logs call this: the request line and the client."""
@@ -634,4 +641,5 @@ class WebSocketCycle(asyncio.Protocol):
                 status,
                 self._writer.size if status else 0,
                 time.perf_counter() - self._started,
+                self,
             )
