@@ -13,7 +13,7 @@ def forwarded(**headers: str) -> list[tuple[bytes, bytes]]:
 
 
 def resolve(allow_list="10.0.0.0/8", client=PEER, scheme="http", **headers):
-    return ProxyTrust(allow_list).resolve(forwarded(**headers), client, scheme)
+    return ProxyTrust(allow_list).resolve(forwarded(**headers), client, scheme)[:2]
 
 
 @pytest.mark.parametrize(
@@ -198,19 +198,168 @@ def test_forwarded_is_not_read_beside_the_older_headers(name):
     assert scheme == "http"
 
 
+# -- Host and port
+
+SERVER = ("10.0.0.1", 8000)
+
+
+def resolve_host(*, take_host=True, client=PEER, scheme="http", server=SERVER, **headers):
+    """Return the Host headers and the server that the application gets."""
+    fields = forwarded(**{"host": "inner:8000", **headers})
+    trust = ProxyTrust("10.0.0.0/8", take_host=take_host)
+    server = trust.resolve(fields, client, scheme, server)[2]
+    return [value.decode() for name, value in fields if name == b"host"], server
+
+
+@pytest.mark.parametrize(
+    ("headers", "host", "server"),
+    [
+        ({"x_forwarded_host": "example.org"}, "example.org", ("example.org", 80)),
+        ({"x_forwarded_host": "example.org:8080"}, "example.org:8080", ("example.org", 8080)),
+        ({"x_forwarded_host": "[2001:db8::1]"}, "[2001:db8::1]", ("2001:db8::1", 80)),
+        ({"x_forwarded_host": "[2001:db8::1]:81"}, "[2001:db8::1]:81", ("2001:db8::1", 81)),
+        # The port that goes without saying is not said.
+        (
+            {"x_forwarded_host": "example.org", "x_forwarded_port": "80"},
+            "example.org",
+            ("example.org", 80),
+        ),
+        (
+            {"x_forwarded_host": "example.org", "x_forwarded_port": "8443"},
+            "example.org:8443",
+            ("example.org", 8443),
+        ),
+        (
+            {
+                "x_forwarded_host": "example.org",
+                "x_forwarded_proto": "https",
+                "x_forwarded_port": "443",
+            },
+            "example.org",
+            ("example.org", 443),
+        ),
+        (
+            {"x_forwarded_host": "example.org", "x_forwarded_proto": "https"},
+            "example.org",
+            ("example.org", 443),
+        ),
+        # A port in the host is nearer to what the client wrote.
+        (
+            {"x_forwarded_host": "example.org:81", "x_forwarded_port": "82"},
+            "example.org:81",
+            ("example.org", 81),
+        ),
+        # A port alone does not touch the Host header.
+        ({"x_forwarded_port": "8443"}, "inner:8000", ("10.0.0.1", 8443)),
+        # Not one for each hop: the nearest proxy's word.
+        ({"x_forwarded_host": "evil.test, example.org"}, "example.org", ("example.org", 80)),
+        (
+            {"x_forwarded_host": "evil.test, example.org", "x_forwarded_for": "1.1.1.1"},
+            "example.org",
+            ("example.org", 80),
+        ),
+        # One for each: that of the hop of the client.
+        (
+            {
+                "x_forwarded_host": "evil.test, example.org, inner.test",
+                "x_forwarded_for": "1.1.1.1, 203.0.113.7, 10.0.0.2",
+            },
+            "example.org",
+            ("example.org", 80),
+        ),
+        ({"forwarded": "for=203.0.113.7;host=example.org"}, "example.org", ("example.org", 80)),
+        (
+            {"forwarded": 'for=203.0.113.7;proto=https;host="example.org:8443"'},
+            "example.org:8443",
+            ("example.org", 8443),
+        ),
+        (
+            {"forwarded": "for=1.1.1.1;host=evil.test, for=203.0.113.7;host=example.org"},
+            "example.org",
+            ("example.org", 80),
+        ),
+        # Beside the older headers it was only passed on.
+        (
+            {"forwarded": "host=evil.test", "x_forwarded_for": "203.0.113.7"},
+            "inner:8000",
+            SERVER,
+        ),
+    ],
+)
+def test_host_and_port_are_what_the_proxy_was_asked_for(headers, host, server):
+    assert resolve_host(**headers) == ([host], server)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "a b",
+        "a/b",
+        "user@example.org",
+        "example.org:",
+        "example.org:0",
+        "example.org:65536",
+        "example.org:x",
+        "[::1",
+        "::1",
+        "exa\x01mple",
+        "exämple",
+        '"',
+        "a:1:2",
+    ],
+)
+def test_a_host_that_is_none_is_not_taken(host):
+    assert resolve_host(x_forwarded_host=host) == (["inner:8000"], SERVER)
+
+
+@pytest.mark.parametrize("port", ["", "0", "65536", "x", "+80", "8_0", "999999999999999999999999"])
+def test_a_port_that_is_none_is_not_taken(port):
+    assert resolve_host(x_forwarded_port=port) == (["inner:8000"], SERVER)
+
+
+CLAIMS = {"x_forwarded_host": "evil.test", "x_forwarded_port": "81", "forwarded": "host=evil.test"}
+
+
+@pytest.mark.parametrize("claims", [CLAIMS, {"forwarded": "host=evil.test"}])
+def test_host_and_port_are_not_taken_unless_the_operator_says_so(claims):
+    assert resolve_host(take_host=False, **claims) == (["inner:8000"], SERVER)
+
+
+def test_host_and_port_of_an_untrusted_peer_are_not_taken():
+    assert resolve_host(client=("203.0.113.7", 80), **CLAIMS) == (["inner:8000"], SERVER)
+
+
+def test_a_websocket_has_the_usual_ports_too():
+    assert resolve_host(scheme="wss", x_forwarded_host="example.org")[1] == ("example.org", 443)
+
+
+@pytest.mark.parametrize("server", [("/run/app.sock", None), None])
+def test_a_unix_socket_has_no_port_but_gets_a_host(server):
+    assert resolve_host(server=server, x_forwarded_port="81")[1] == server
+    assert resolve_host(server=server, x_forwarded_host="a:81")[1] == ("a", 81)
+
+
 @given(
     for_=st.binary(max_size=60),
     proto=st.binary(max_size=20),
+    host=st.binary(max_size=30),
     rfc7239=st.binary(max_size=60),
     everybody=st.booleans(),
 )
-def test_no_header_breaks_the_walk(for_, proto, rfc7239, everybody):
-    trust = ProxyTrust("*" if everybody else "10.0.0.0/8")
+def test_no_header_breaks_the_walk(for_, proto, host, rfc7239, everybody):
+    trust = ProxyTrust("*" if everybody else "10.0.0.0/8", take_host=True)
     for headers in (
-        [(b"x-forwarded-for", for_), (b"x-forwarded-proto", proto)],
+        [
+            (b"x-forwarded-for", for_),
+            (b"x-forwarded-proto", proto),
+            (b"x-forwarded-host", host),
+            (b"x-forwarded-port", host),
+        ],
         [(b"forwarded", rfc7239)],
     ):
-        (host, port), scheme = trust.resolve(headers, PEER, "http")
+        (host, port), scheme, _ = trust.resolve(headers, PEER, "http")
         assert trust.trusts(host) or not everybody
         assert 0 <= port <= 65535
         assert scheme in ("http", "https")
+        assert all(value.isascii() for name, value in headers if name == b"host")

@@ -262,16 +262,17 @@ class Connection(asyncio.Protocol):
         self._state = _BUSY
         self.deadline = NEVER
         client, scheme, peer = self.client, self.scheme, self._own_peer
+        server = self.server
         if request.forwarded and service.proxy_trust is not None:
-            client, scheme = service.proxy_trust.resolve(request.headers, client, scheme)
+            client, scheme, server = service.proxy_trust.resolve(
+                request.headers, client, scheme, server
+            )
             peer = _in_words(client)
         self.peer = peer
         if request.upgrade == b"websocket" and settings.ws != "none":
-            self._upgrade(request, client, scheme)
+            self._upgrade(request, client, scheme, server)
             return
-        scope = request.scope(
-            "http", client, self.server, scheme, settings.root_path, service.state
-        )
+        scope = request.scope("http", client, server, scheme, settings.root_path, service.state)
         if self._tls is not None:
             scope["extensions"]["tls"] = self._tls.copy()
         self._cycle = cycle = self.cycle_class(self, request, scope)
@@ -407,13 +408,19 @@ class Connection(asyncio.Protocol):
             # Pipelined requests; less than this is read on, to hear of the client's end.
             self._pause_reading()
 
-    def _upgrade(self, request: Request, client: tuple[str, int] | None, scheme: str) -> None:
+    def _upgrade(
+        self,
+        request: Request,
+        client: tuple[str, int] | None,
+        scheme: str,
+        server: tuple[str, int | None] | None,
+    ) -> None:
         """Hand the transport over to a WebSocket."""
         service = self.service
         scope = request.scope(
             "websocket",
             client,
-            self.server,
+            server,
             "wss" if scheme == "https" else "ws",
             service.settings.root_path,
             service.state,

@@ -8,12 +8,14 @@ left-most is the client.
 
 ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are read. Only where both are absent is
 ``Forwarded`` (RFC 7239) read instead: most proxies set the former and pass the latter on as
-the client sent it. ``X-Forwarded-Host`` and ``-Port`` stay what they are, headers: a server
-that rewrote ``Host`` would take that decision away from the application.
+the client sent it.
+
+For the same reason ``X-Forwarded-Host``, ``X-Forwarded-Port`` and ``host=`` count only if the
+operator says so: what a proxy passes on unseen would let any client choose the links that the
+application writes. Then they replace the ``Host`` header and ``scope["server"]``.
 """
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -30,12 +32,19 @@ from asgictl_worker.errors import ConfigurationError
 Client = tuple[str, int] | None
 """Address and port as the ``client`` of an ASGI scope; None for a peer on a UNIX socket."""
 
+Server = tuple[str, int | None] | None
+"""Address and port as the ``server`` of an ASGI scope, or the path of a UNIX socket and None."""
+
 _CACHED_PEERS = 1024
 """Behind a proxy there are few peers; the bound is for servers that face everybody."""
 
 _FORWARDING_HEADERS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
+_HOST_HEADERS = frozenset({b"x-forwarded-host", b"x-forwarded-port"})
 _HTTP_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 
 # RFC 7239, section 4: pairs joined by ";" make an element, elements joined by "," the list.
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -59,6 +68,8 @@ class _Hop(NamedTuple):
 
     address: str
     scheme: str
+    host: str = ""
+    port: str = ""
 
 
 class ProxyTrust:
@@ -66,14 +77,25 @@ class ProxyTrust:
 
     Args:
         allow_list: addresses, networks, ``unix:`` and ``*``, separated by commas.
+        take_host: believe them about host and port, too.
 
     Raises:
         NotAPeer: an entry is none of these.
     """
 
-    __slots__ = ("_addresses", "_everybody", "_networks", "_trusts_address", "_unix")
+    __slots__ = (
+        "_addresses",
+        "_everybody",
+        "_names",
+        "_networks",
+        "_take_host",
+        "_trusts_address",
+        "_unix",
+    )
 
-    def __init__(self, allow_list: str) -> None:
+    def __init__(self, allow_list: str, *, take_host: bool = False) -> None:
+        self._take_host = take_host
+        self._names = _FORWARDING_HEADERS | _HOST_HEADERS if take_host else _FORWARDING_HEADERS
         self._everybody = self._unix = False
         self._addresses: set[IPv4Address | IPv6Address] = set()
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -112,28 +134,43 @@ class ProxyTrust:
         return self._unix if peer_address is None else self._trusts_address(peer_address)
 
     def resolve(
-        self, headers: Iterable[tuple[bytes, bytes]], client: Client, scheme: str
-    ) -> tuple[Client, str]:
-        """Return client and scheme as the outermost trusted proxy saw them.
+        self,
+        headers: list[tuple[bytes, bytes]],
+        client: Client,
+        scheme: str,
+        server: Server = None,
+    ) -> tuple[Client, str, Server]:
+        """Return client, scheme and server as the outermost trusted proxy saw them.
 
         Args:
-            headers: names in lower case, in the order received.
+            headers: names in lower case, in the order received; ``host`` is replaced if
+                the proxy is believed about it.
             client: the peer of the connection.
             scheme: of the connection: ``http``, ``https``, or ``ws``, ``wss`` for a
                 WebSocket, which stays one whatever the proxy calls it.
+            server: what the peer has connected to.
         """
         if not self.trusts(None if client is None else client[0]):
-            return client, scheme
-        found = [item for item in headers if item[0] in _FORWARDING_HEADERS]
+            return client, scheme, server
+        found = [item for item in headers if item[0] in self._names]
         if not found:
-            return client, scheme
-        return self._walk(_hops(found), client, scheme)
+            return client, scheme, server
+        client, scheme, host, port = self._walk(_hops(found), client, scheme)
+        if host is not None or port is not None:
+            server = _take_host(headers, scheme, server, host, port)
+        return client, scheme, server
 
-    def _walk(self, hops: list[_Hop], client: Client, scheme: str) -> tuple[Client, str]:
+    def _walk(
+        self, hops: list[_Hop], client: Client, scheme: str
+    ) -> tuple[Client, str, re.Match[str] | None, int | None]:
         """Follow the chain from the nearest proxy outwards, as far as it is trusted."""
         schemes = _WEBSOCKET_SCHEMES if scheme in ("ws", "wss") else _HTTP_SCHEMES
+        host, port = None, None
         for hop in reversed(hops):
             scheme = schemes.get(hop.scheme.lower(), scheme)
+            if self._take_host:
+                host = _parse_host(hop.host) or host
+                port = _parse_port(hop.port) or port
             if not hop.address:
                 continue
             node = _parse_node(hop.address)
@@ -144,7 +181,29 @@ class ProxyTrust:
             client = node
             if not self._trusts_address(node[0]):
                 break
-        return client, scheme
+        return client, scheme, host, port
+
+
+def _take_host(
+    headers: list[tuple[bytes, bytes]],
+    scheme: str,
+    server: Server,
+    host: re.Match[str] | None,
+    port: int | None,
+) -> Server:
+    """Replace the ``host`` header by what the proxy was asked for; return the server."""
+    usual = _DEFAULT_PORTS[scheme]
+    if host is None:
+        # The Host header stays: proxies are known to tell the port of an inner listener.
+        return server if server is None or server[1] is None else (server[0], port)
+    text = host[0]
+    if host[2] is not None:
+        port = int(host[2])
+    elif port is not None and port != usual:
+        text = f"{text}:{port}"
+    headers[:] = [item for item in headers if item[0] != b"host"]
+    headers.insert(0, (b"host", text.encode("ascii")))
+    return host[1].strip("[]"), port or usual
 
 
 def _hops(headers: list[tuple[bytes, bytes]]) -> list[_Hop]:
@@ -154,16 +213,26 @@ def _hops(headers: list[tuple[bytes, bytes]]) -> list[_Hop]:
         # Several lines of a name are one list (RFC 9110, section 5.3).
         text = value.decode("latin-1")
         texts[name] = f"{texts[name]},{text}" if name in texts else text
-    addresses = _elements(texts.get(b"x-forwarded-for", ""))
-    schemes = _elements(texts.get(b"x-forwarded-proto", ""))
-    if not addresses and not schemes:
+    addresses, *others = (
+        _elements(texts.get(name, ""))
+        for name in (
+            b"x-forwarded-for",
+            b"x-forwarded-proto",
+            b"x-forwarded-host",
+            b"x-forwarded-port",
+        )
+    )
+    if not addresses and not any(others):
         return _parse_forwarded(texts.get(b"forwarded", ""))
-    if len(schemes) != len(addresses):
-        # Most proxies replace the scheme and append to the addresses: the nearest one's
-        # word holds, whoever of the chain is the client.
-        addresses = addresses or [""]
-        schemes = [""] * (len(addresses) - 1) + (schemes[-1:] or [""])
-    return list(map(_Hop, addresses, schemes))
+    addresses = addresses or [""]
+    count = len(addresses)
+    # Most proxies replace the scheme and append to the addresses. Where there is not one for
+    # each the nearest proxy's word holds, whoever of the chain is the client.
+    columns = (
+        values if len(values) == count else [""] * (count - 1) + (values[-1:] or [""])
+        for values in others
+    )
+    return list(map(_Hop, addresses, *columns))
 
 
 def _elements(text: str) -> list[str]:
@@ -184,7 +253,7 @@ def _parse_forwarded(text: str) -> list[_Hop]:
             value = re.sub(r"\\(.)", r"\1", value[1:-1])
         pairs[name.lower()] = value
         if separator != ";":
-            hops.append(_Hop(pairs.get("for", ""), pairs.get("proto", "")))
+            hops.append(_Hop(*(pairs.get(key, "") for key in ("for", "proto", "host"))))
             pairs = {}
         position = match.end()
     return [] if pairs else hops
@@ -218,5 +287,17 @@ def _parse_node(text: str) -> tuple[str, int] | None:
         host = text
     if _parse_address(host) is None:
         return None
-    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-    return host, number if number <= 65535 else 0
+    return host, _parse_port(port) or 0
+
+
+def _parse_port(text: str) -> int | None:
+    """Return a number from 1 to 65535, None for anything else."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+    return number if 0 < number <= 65535 else None
+
+
+@lru_cache(_CACHED_PEERS)
+def _parse_host(text: str) -> re.Match[str] | None:
+    """Return name and port of a ``Host`` (RFC 9110, section 7.2), None for anything else."""
+    found = _HOST.fullmatch(text)
+    return found if found and (found[2] is None or _parse_port(found[2])) else None

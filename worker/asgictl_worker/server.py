@@ -178,7 +178,7 @@ class Server:
             loop=loop,
             ticker=Ticker(loop),
             access_log=open_access_log(settings, loop),
-            proxy_trust=ProxyTrust(settings.forwarded_allow_ips)
+            proxy_trust=ProxyTrust(settings.forwarded_allow_ips, take_host=settings.forwarded_host)
             if settings.proxy_headers
             else None,
             state=self._lifespan.state,

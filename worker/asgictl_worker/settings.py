@@ -569,6 +569,12 @@ class WorkerSettings:
         variables=("FORWARDED_ALLOW_IPS",),
         metavar="LIST",
     )
+    forwarded_host: bool = setting(
+        False,
+        "Also take Host and server from X-Forwarded-Host and X-Forwarded-Port. Only for proxies that set or "
+        "remove these headers: others pass on what the client wrote.",
+        group=_PROXY,
+    )
     # -- Logging
     log_level: Literal["critical", "error", "warning", "info", "debug"] = setting(
         "info", "The least important log lines that are still written.", group=_LOGGING
