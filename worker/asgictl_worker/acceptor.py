@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from asgictl_worker.introductions import Introductions
+from asgictl_worker.proxy_protocol import Told
 from asgictl_worker.tls import TLS
 
 logger = logging.getLogger("asgictl.worker")
@@ -77,6 +79,7 @@ class Acceptor:
         "_held_first",
         "_held_last",
         "_impolite_until",
+        "_introductions",
         "_listeners",
         "_loop",
         "_make",
@@ -90,20 +93,23 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[..., asyncio.Protocol],
         allowance: Callable[[], int | None] | None = None,
         tls: TLS | None = None,
+        introductions: Introductions | None = None,
     ) -> None:
         """Prepare to accept; nothing is accepted before ``start()``.
 
         Args:
             loop: the running loop.
             listeners: sockets that listen already.
-            make_protocol: makes the protocol of one connection.
+            make_protocol: makes the protocol of one connection; called with what the proxy
+                told, if it did.
             allowance: says how many connections to take now; with zero, they are left to the
                 other workers for a moment, and None says that there are no others. Asked
                 whenever there are some, so it must be cheap.
             tls: connections begin with a handshake, or end.
+            introductions: before that, a proxy says who its client is, or they end.
         """
         self._listeners = tuple(listeners)
         self._loop = loop
@@ -112,6 +118,7 @@ class Acceptor:
         self._open = False
         self._held_first = self._held_last = self._impolite_until = 0.0
         self._tls = tls
+        self._introductions = introductions
         self.pending: set[socket.socket] = set()
         self._resume: asyncio.TimerHandle | None = None
         self._complain_at = 0.0
@@ -206,18 +213,31 @@ class Acceptor:
             self._pause(PAUSE)
             return False
         self.pending.add(connection)
+        if self._introductions is None:
+            self._set_up(connection, self._make)
+        else:
+            self._introductions.hear(connection, self._introduced)
+        return True
+
+    def _introduced(self, connection: socket.socket, told: Told | None, good: bool) -> None:
+        if good:
+            self._set_up(connection, self._make if told is None else partial(self._make, told))
+        else:
+            self.pending.discard(connection)
+            connection.close()
+
+    def _set_up(self, connection: socket.socket, make: Callable[..., asyncio.Protocol]) -> None:
         tls = self._tls
         if tls is None:
-            connecting = self._loop.connect_accepted_socket(self._make, connection)
+            connecting = self._loop.connect_accepted_socket(make, connection)
         else:
             connecting = self._loop.connect_accepted_socket(
-                self._make,
+                make,
                 connection,
                 ssl=tls.context,
                 ssl_handshake_timeout=tls.handshake_timeout,
             )
         self._drive(connecting, connection)
-        return True
 
     def _drive(
         self,

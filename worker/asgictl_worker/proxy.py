@@ -54,10 +54,10 @@ _PAIR = re.compile(rf'[ \t]*({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*")[ \t]*([;,]|$
 class NotAPeer(ConfigurationError):
     """An entry of the list of trusted peers is neither an address nor a network."""
 
-    def __init__(self, entry: str, reason: str) -> None:
-        self.entry, self.reason = entry, reason
+    def __init__(self, setting: str, entry: str, reason: str) -> None:
+        self.setting, self.entry, self.reason = setting, entry, reason
         super().__init__(
-            f"forwarded-allow-ips: {entry!r} {reason}; list addresses (10.0.0.1, ::1), networks "
+            f"{setting}: {entry!r} {reason}; list addresses (10.0.0.1, ::1), networks "
             f"(10.0.0.0/8, fd00::/8), unix: for peers on UNIX sockets, or * for everybody, "
             f"separated by commas"
         )
@@ -78,6 +78,7 @@ class ProxyTrust:
     Args:
         allow_list: addresses, networks, ``unix:`` and ``*``, separated by commas.
         take_host: believe them about host and port, too.
+        setting: where the list comes from, for errors.
 
     Raises:
         NotAPeer: an entry is none of these.
@@ -88,12 +89,16 @@ class ProxyTrust:
         "_everybody",
         "_names",
         "_networks",
+        "_setting",
         "_take_host",
         "_trusts_address",
         "_unix",
     )
 
-    def __init__(self, allow_list: str, *, take_host: bool = False) -> None:
+    def __init__(
+        self, allow_list: str, *, take_host: bool = False, setting: str = "forwarded_allow_ips"
+    ) -> None:
+        self._setting = setting
         self._take_host = take_host
         self._names = _FORWARDING_HEADERS | _HOST_HEADERS if take_host else _FORWARDING_HEADERS
         self._everybody = self._unix = False
@@ -112,11 +117,11 @@ class ProxyTrust:
             try:
                 self._networks.append(ip_network(entry))
             except ValueError as error:
-                raise NotAPeer(entry, f"is not a network ({error})") from None
+                raise NotAPeer(self._setting, entry, f"is not a network ({error})") from None
         else:
             address = _parse_address(entry)
             if address is None:
-                raise NotAPeer(entry, "is not an address")
+                raise NotAPeer(self._setting, entry, "is not an address")
             self._addresses.add(address)
 
     def _look_up(self, text: str) -> bool:

@@ -11,9 +11,8 @@ and 2.2 (version 2).
 """
 
 import re
-from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 MAX_LINE = 107
 """Bytes of the longest header of version 1, line end included."""
@@ -51,14 +50,6 @@ class Told(NamedTuple):
     tls: bool = False
 
 
-class Versions(Enum):
-    """Which versions are taken; the values are the words of the setting."""
-
-    V1 = "v1"
-    V2 = "v2"
-    AUTO = "auto"
-
-
 class Header:
     """Reads one header.
 
@@ -68,10 +59,9 @@ class Header:
             cannot describe: then the real addresses hold.
     """
 
-    __slots__ = ("_read", "_size", "_versions", "complete", "told")
+    __slots__ = ("_read", "_size", "complete", "told")
 
-    def __init__(self, versions: Literal["v1", "v2", "auto"] = "auto") -> None:
-        self._versions = Versions(versions)
+    def __init__(self) -> None:
         self._read = bytearray()
         self._size = 0
         self.complete = False
@@ -115,15 +105,17 @@ class Header:
 
     def _look_at_line(self) -> None:
         read = self._read
-        self._expect(b"PROXY ", Versions.V1)
+        self._expect(b"PROXY ")
         if not read.endswith(b"\n"):
             if len(read) >= MAX_LINE:
                 raise BadHeader("a line without an end")
             return
         if len(read) > MAX_LINE or not read.endswith(b"\r\n"):
             raise BadHeader("a line that is too long, or ends without a CR")
+        self._decode_line(bytes(read[:-2]))
         self.complete = True
-        line = bytes(read[:-2])
+
+    def _decode_line(self, line: bytes) -> None:
         if line == b"PROXY UNKNOWN" or line.startswith(b"PROXY UNKNOWN "):
             return
         found = _LINE.fullmatch(line)
@@ -143,7 +135,7 @@ class Header:
 
     def _look_at_block(self) -> None:
         read = self._read
-        self._expect(SIGNATURE, Versions.V2)
+        self._expect(SIGNATURE)
         if len(read) < _FIXED:
             return
         if not self._size:
@@ -157,10 +149,10 @@ class Header:
                 raise BadHeader(f"{length} bytes, of at most {MAX_BLOCK}")
             self._size = _FIXED + length
         if len(read) == self._size:
+            self._decode_block(bytes(read))
             self.complete = True
-            self._decode(bytes(read))
 
-    def _decode(self, header: bytes) -> None:
+    def _decode_block(self, header: bytes) -> None:
         is_proxied = header[12] & 15 == 1
         family, protocol = header[13] >> 4, header[13] & 15
         block = header[_FIXED:]
@@ -182,11 +174,9 @@ class Header:
         if protocol == 1:
             self.told = _addresses(family, block[:size])._replace(tls=tls)
 
-    def _expect(self, beginning: bytes, version: Versions) -> None:
+    def _expect(self, beginning: bytes) -> None:
         if not self._read.startswith(beginning[: len(self._read)]):
             raise BadHeader("bytes that begin no header")
-        if self._versions not in (version, Versions.AUTO):
-            raise BadHeader(f"a header of version {version.value[1]}")
 
 
 def _addresses(family: int, block: bytes) -> Told:

@@ -13,6 +13,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from asgictl_worker import application
@@ -21,6 +22,7 @@ from asgictl_worker.access_log import open_access_log
 from asgictl_worker.asgi import Application
 from asgictl_worker.connection import Connection
 from asgictl_worker.hygiene import CANCEL_GRACE, describe
+from asgictl_worker.introductions import Introductions
 from asgictl_worker.lifespan import Lifespan
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.service import Service
@@ -193,7 +195,12 @@ class Server:
         service = self.service
         self.sockets = tuple(sockets)
         self._acceptor = Acceptor(
-            service.loop, sockets, lambda: Connection(service), allowance, self.tls
+            service.loop,
+            sockets,
+            partial(Connection, service),
+            allowance,
+            self.tls,
+            Introductions(service.loop, self.settings) if self.settings.proxy_protocol else None,
         )
         self._acceptor.start()
         self.started.set()

@@ -569,6 +569,19 @@ class WorkerSettings:
         variables=("FORWARDED_ALLOW_IPS",),
         metavar="LIST",
     )
+    proxy_protocol: bool = setting(
+        False,
+        "Every connection begins with a header of the PROXY protocol (version 1 or 2) that says who the client is; "
+        "whoever sends none is refused.",
+        group=_PROXY,
+    )
+    proxy_allow_from: str | None = setting(
+        None,
+        "Peers that may send headers of the PROXY protocol, in the words of forwarded_allow_ips (default: those "
+        "peers); all others are refused.",
+        group=_PROXY,
+        metavar="LIST",
+    )
     forwarded_host: bool = setting(
         False,
         "Also take Host and server from X-Forwarded-Host and X-Forwarded-Port. Only for proxies that set or "
