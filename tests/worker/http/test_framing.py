@@ -136,7 +136,6 @@ BAD_HEADS = {
     "a tunnel": (501, b"CONNECT a:443 HTTP/1.1\r\nhost: a\r\n\r\n"),
     "HTTP/2": (505, b"GET / HTTP/2.0\r\nhost: a\r\n\r\n"),
     "the preface of HTTP/2": (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-    "HTTP/1.2": (505, b"GET / HTTP/1.2\r\nhost: a\r\n\r\n"),
     "HTTP/0.9": (505, b"GET / HTTP/0.9\r\nhost: a\r\n\r\n"),
     "another protocol": (400, b"GET / HTCPCP/1.1\r\nhost: a\r\n\r\n"),
     "a version in small letters": (400, b"GET / http/1.1\r\nhost: a\r\n\r\n"),
@@ -255,6 +254,27 @@ def test_a_head_is_told_as_it_was_sent(parser):
         "1.1",
         ((b"host", b"c"), (b"x-y", b"d e"), (b"x-y", b""), (b"cookie", b"\xe4")),
     )
+
+
+def test_a_newer_version_is_served_as_the_newest_that_is_known(parser):
+    newer = b"GET /a HTTP/1.2\r\nhost: a\r\n\r\n"
+    found = parse(parser, [newer, newer, newer.replace(b"1.2", b"1.1")])
+    assert found[0] == found[1] == found[2]
+    assert found[0][1][2] == "1.1"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\n",
+        b"\r\nGET / HTTP/1.1\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n3\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n\n",
+        HEAD + b"transfer-encoding: chunked\r\n\r\n0\r\nx: y\n",
+    ],
+)
+def test_a_bare_line_feed_is_refused_without_waiting_for_more(data, parser):
+    assert status_of(parser, data) == 400
 
 
 def test_the_host_of_a_url_replaces_the_header(parser):

@@ -41,6 +41,7 @@ _TEXT = bytes(code for code in range(0x20, 0x100) if code != 0x7F)
 _TEXT_AND_TAB = _TEXT + b"\t"
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_NEWER_VERSION = re.compile(rb"HTTP/1\.[2-9]")
 # RFC 9112, section 7.1. 15 digits are more bytes than a connection can ever carry.
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 
@@ -140,6 +141,7 @@ class Parser(ABC):
         it took a sixth of the time.
         """
         del self._sink
+        self.buffer.clear()
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer and tell the sink what they complete."""
@@ -218,6 +220,10 @@ class Parser(ABC):
             self._scanned = 0
             self._sink.request_received(self._read_head(head))
             return True
+        line_feed = buffer.find(b"\n", 0, self._max_line + 2)
+        if line_feed >= 0 and buffer[line_feed - 1 : line_feed] != b"\r":
+            # Somebody ends lines like this, and would wait for an answer until the time-out.
+            raise _bare_line_feed()
         self._scanned = len(buffer)
         if len(buffer) > self._max_line + 1 and buffer.find(b"\r\n", 0, self._max_line + 2) < 0:
             raise BadRequest(414, "the request line is too long")
@@ -246,6 +252,10 @@ class Parser(ABC):
         if len(words) != 3:
             raise BadRequest(400, "the request line is not method, target and version")
         name, target, version = words
+        if _NEWER_VERSION.fullmatch(version):
+            # RFC 9110, section 2.5: it is served as the newest version that is known.
+            version = b"HTTP/1.1"
+            head = b"%b %b HTTP/1.1\r\n%b" % (name, target, fields)
         method = _METHODS.get(name)
         http_version = _VERSIONS.get(version)
         if method is None or http_version is None:
@@ -284,6 +294,8 @@ class Parser(ABC):
     def _check_head(self, head: bytes, line: bytes, fields: bytes) -> None:
         """Check the limits, and that every byte of a head may be where it is."""
         ends = head.count(b"\r\n")
+        if line.find(b"\n", 0, self._max_line + 2) >= 0:
+            raise _bare_line_feed()
         if len(line) > self._max_line:
             raise BadRequest(414, "the request line is too long")
         if ends - 2 > self._max_fields:
@@ -367,14 +379,16 @@ class Parser(ABC):
 
     def _cut_line(self, limit: int, too_long: BadRequest) -> bytes | None:
         """Return a line without its end, or None until it is complete."""
-        end = self.buffer.find(b"\r\n", 0, limit + 2)
+        end = self.buffer.find(b"\n", 0, limit + 2)
         if end < 0:
             if len(self.buffer) > limit + 1:
                 raise too_long
             return None
-        line = bytes(self.buffer[:end])
-        del self.buffer[: end + 2]
-        return line
+        line = bytes(self.buffer[: end + 1])
+        if line[-2:] != b"\r\n":
+            raise _bare_line_feed()
+        del self.buffer[: end + 1]
+        return line[:-2]
 
 
 _STEPS: tuple[Callable[[Parser], bool], ...] = (
@@ -406,16 +420,16 @@ def split_fields(head: bytes) -> asgi.Headers:
     return fields
 
 
-def explain(head: bytes, method: str, target: bytes, http_version: str) -> BadRequest:
-    """Return what is wrong with a head that a library has refused.
+def read_by_rules(head: bytes, method: str, target: bytes, http_version: str) -> Request:
+    """Return the request in a clean head that a library has refused.
 
-    Every library would give another status or reason, so the rules are asked.
+    Every library would give another status or reason, and some refuse what is right, such as
+    tabs around a transfer coding. So the rules are asked, and nobody else.
+
+    Raises:
+        BadRequest: a rule is broken.
     """
-    try:
-        Request(method, target, http_version, split_fields(head))
-    except BadRequest as error:
-        return error
-    return BadRequest(400, "the head cannot be understood")
+    return Request(method, target, http_version, split_fields(head))
 
 
 def _longest(fields: bytes) -> int:
@@ -431,6 +445,10 @@ def _check_text(head: bytes, ends: int) -> None:
     if head.find(b"\n\t") >= 0:
         # RFC 9112, section 5.2
         raise BadRequest(400, "a header is folded over several lines")
+
+
+def _bare_line_feed() -> BadRequest:
+    return BadRequest(400, "a line ends without a carriage return")
 
 
 def _refused_line(name: bytes, version: bytes) -> BadRequest:

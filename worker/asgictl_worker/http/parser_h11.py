@@ -2,7 +2,7 @@
 
 import h11
 
-from asgictl_worker.http.framing import Parser, explain, split_fields
+from asgictl_worker.http.framing import Parser, read_by_rules, split_fields
 from asgictl_worker.http.request import Request
 
 _REWRITTEN = (b"content-length", b"transfer-encoding")
@@ -22,7 +22,7 @@ class H11Parser(Parser):
         try:
             event = library.next_event()
         except h11.RemoteProtocolError:
-            raise explain(head, method, target, http_version) from None
+            return read_by_rules(head, method, target, http_version)
         assert isinstance(event, h11.Request), event
         headers = list(event.headers)
         if any(name in _REWRITTEN for name, _ in headers):

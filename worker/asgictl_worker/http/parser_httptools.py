@@ -5,7 +5,7 @@ import contextlib
 import httptools
 
 from asgictl_worker import asgi
-from asgictl_worker.http.framing import Parser, Sink, explain
+from asgictl_worker.http.framing import Parser, Sink, read_by_rules
 from asgictl_worker.http.request import Request
 from asgictl_worker.settings import WorkerSettings
 
@@ -34,7 +34,8 @@ class HttptoolsParser(Parser):
         except httptools.HttpParserUpgrade:
             self._reusable = False
         except httptools.HttpParserError:
-            raise explain(head, method, target, http_version) from None
+            self._reusable = False
+            return read_by_rules(head, method, target, http_version)
         request = Request(method, target, http_version, self._fields)
         # llhttp now waits for a body, which it is not going to get, or for the end.
         self._reusable = not request.has_body and request.keep_alive
