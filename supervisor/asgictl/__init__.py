@@ -84,8 +84,8 @@ def serve(application: str, source: "Source") -> int:
     try:
         return Supervisor(
             application,
-            configuration.settings,
-            lambda: source.read().settings,
+            configuration,
+            source.read,
             source.directory,
         ).run()
     finally:

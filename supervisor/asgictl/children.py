@@ -14,6 +14,7 @@ from asgictl.core import events as ev
 from asgictl.core.state import WorkerHandle
 from asgictl.system import evidence, kernel, reexec, spawn, template
 from asgictl.system.channel import ALL_MESSAGES, MESSAGES_PER_TURN
+from asgictl.system.watch import Area, Changes, Watcher
 from asgictl_worker import contract
 
 log = logging.getLogger("asgictl.supervisor")
@@ -54,6 +55,7 @@ class Children:
         self._check: reexec.Check | None = None
         self._check_answer: UpgradeAnswer
         self._check_deadline = inf
+        self._watcher: Watcher | None = None
         self._strangers: list[kernel.Child] = []
         """Children that were told to end, and are only to be buried."""
 
@@ -91,6 +93,8 @@ class Children:
             self._preflight[1].child.reap()
         if self._check:
             self._check.child.reap()
+        if self._watcher:
+            self._watcher.child.reap()
         strangers, self._strangers = self._strangers, []
         for child in strangers:
             self._bury(child)
@@ -226,6 +230,40 @@ class Children:
         self._learn(ev.TemplateFailed(number, why))
         for worker in missing:
             self._learn(ev.SpawnFailed(worker, f"the template of its generation is lost: {why}"))
+
+    # -- The one that watches files
+
+    def watch_files(self, area: Area | None, changed: Callable[[Changes], None]) -> None:
+        """Call ``changed`` with what changes in an area from now on; None watches no more.
+
+        Raises:
+            OSError: no process or no descriptor is to be had.
+        """
+        if self._watcher is not None:
+            if self._watcher.area == area:
+                return
+            self._unwatch(self._watcher.fileno())
+            self._watcher.close()
+            self._watcher = None
+        if area is not None:
+            self._watcher = watcher = Watcher(area)
+            self._watch(watcher.fileno(), lambda: self._on_watcher(watcher, changed))
+
+    def close(self) -> None:
+        """End whoever has not been told to yet, when the supervisor leaves."""
+        if self._watcher is not None:
+            self._watcher.close()
+
+    def _on_watcher(self, watcher: Watcher, changed: Callable[[Changes], None]) -> None:
+        said, goes_on = watcher.receive()
+        if not goes_on:
+            self.watch_files(None, changed)
+            log.error("files are watched no more; HUP replaces the workers until you start anew")
+        for each in said:
+            if isinstance(each, str):
+                log.warning("%s", each)
+            else:
+                changed(each)
 
     # -- Those that answer one question
 

@@ -26,7 +26,15 @@ from asgictl.configuration import (
     to_json,
 )
 from asgictl.operate.commands import COMMANDS, echo_json, print_running_settings, report
-from asgictl.reference import by_group, effective, flags, in_words, metavar, sample, variables
+from asgictl.reference import (
+    by_group,
+    default_in_words,
+    effective,
+    flags,
+    metavar,
+    sample,
+    variables,
+)
 from asgictl.settings import INSTEAD
 from asgictl_worker.errors import AsgictlError, ExitCode
 from asgictl_worker.settings import SWITCH_WORDS, Declaration
@@ -128,7 +136,7 @@ class _SettingsCommand(click.Command):
 def _help_record(declaration: Declaration) -> tuple[str, str]:
     between = " / " if declaration.kind is bool else ", "
     names = f"{between.join(flags(declaration))} {metavar(declaration)}".rstrip()
-    default = in_words(declaration, declaration.default)
+    default = default_in_words(declaration)
     return (
         names,
         f"{declaration.facts.sentence} [default: {default}; {', '.join(variables(declaration))}]",

@@ -4,7 +4,7 @@ The result is one immutable ``Settings`` and, for each value, where it came from
 value may be is said in the settings modules; this one reads the sources and names them in
 errors. Sources, the weakest first:
 
-1. the defaults;
+1. the defaults; with ``reload`` some are others, which suit development;
 2. variables that other tools share: ``PORT``, ``WEB_CONCURRENCY``, ``FORWARDED_ALLOW_IPS``;
 3. the settings file: ``--config FILE``, else ``asgictl.toml`` in the working directory,
    else the table ``[tool.asgictl]`` of ``pyproject.toml`` there;
@@ -62,6 +62,12 @@ _NOTHING = Given(None, Origin("default"))
 Layer = Mapping[str, Given]
 """What one source gives, by the name of the setting."""
 
+_DEVELOPMENT: Layer = {
+    name: Given(declaration.facts.with_reload, Origin("default", "default with reload"))
+    for name, declaration in SETTINGS.items()
+    if declaration.facts.with_reload is not None
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
@@ -72,7 +78,12 @@ class Configuration:
     directory: str
     """The absolute path that relative ones count from."""
     file: str | None = None
-    """The settings file that was read."""
+    """The absolute path of the settings file that was read."""
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Return where each value came from, in words."""
+        return {name: str(origin) for name, origin in self.origins.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +128,8 @@ class Source:
         if env_file := settled.get("env_file"):
             shared, own = from_environment(self.environment, _read_env_files(directory, env_file))
         merged = resolve(shared, from_settings_file, own, self.given)
+        if merged.get("reload", _NOTHING).value:
+            merged = {**_DEVELOPMENT, **merged}
         if "port" in shared and merged.get("port") is shared["port"] and "host" not in merged:
             # Who sets $PORT (a platform) means that others reach it.
             merged["host"] = Given("0.0.0.0", shared["port"].origin)

@@ -22,7 +22,9 @@ def event_of(worker: int, message: contract.Message) -> ev.Event | None:
         case contract.Ready():
             return ev.BecameReady(worker)
         case contract.Failed():
-            return ev.BootFailed(worker, message.stage, message.error, message.traceback)
+            return ev.BootFailed(
+                worker, message.stage, message.error, message.traceback, message.shown
+            )
         case contract.Recycle():
             return ev.RecycleRequested(worker, message.reason)
         case contract.Draining():

@@ -20,6 +20,10 @@ class Generation:
     settings: Settings
     surroundings: spawn.Surroundings
     listeners: list[Listener]
+    sources: Mapping[str, str]
+    """Where each setting came from."""
+    file: str | None
+    """The settings file."""
 
 
 class Generations(dict[int, Generation]):
@@ -41,6 +45,9 @@ class Generations(dict[int, Generation]):
         settings: Settings,
         environ: Mapping[str, str],
         bound: list[Listener] | None = None,
+        *,
+        sources: Mapping[str, str],
+        file: str | None,
     ) -> Generation:
         """Return a generation, which is not one of ours yet.
 
@@ -57,6 +64,8 @@ class Generations(dict[int, Generation]):
                 identity=identity,
             ),
             listeners=bound or [],
+            sources=sources,
+            file=file,
         )
 
     def bind(

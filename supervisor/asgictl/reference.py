@@ -71,6 +71,14 @@ def in_words(declaration: Declaration, value: Any) -> str:
     return str(value) or "empty"
 
 
+def default_in_words(declaration: Declaration) -> str:
+    """Return the default, and that of development if it is another."""
+    words, with_reload = in_words(declaration, declaration.default), declaration.facts.with_reload
+    if with_reload is None:
+        return words
+    return f"{words}, with reload {in_words(declaration, with_reload)}"
+
+
 def in_toml(value: Any) -> str:
     """Return a value as a settings file has it."""
     if isinstance(value, tuple):
@@ -134,7 +142,7 @@ def page() -> str:
             spellings = ", ".join(f"`{flag}`" for flag in flags(declaration))
             value = f" `{metavar(declaration)}`" if metavar(declaration) else ""
             facts = [
-                f"default: {in_words(declaration, declaration.default)}",
+                f"default: {default_in_words(declaration)}",
                 "variable: " + ", ".join(f"`{name}`" for name in variables(declaration)),
             ]
             if limits := _limits(declaration):
@@ -148,7 +156,7 @@ def page() -> str:
 
 
 def _sentence(declaration: Declaration) -> str:
-    facts = [f"default: {in_words(declaration, declaration.default)}"]
+    facts = [f"default: {default_in_words(declaration)}"]
     if limits := _limits(declaration):
         facts.append(limits)
     return f"{declaration.facts.sentence} ({'; '.join(facts)})"

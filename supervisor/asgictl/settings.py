@@ -117,6 +117,7 @@ def _rule_for_socket_path(text: str) -> None:
 
 _LISTENERS = "Listeners"
 _WORKERS = "Workers"
+_DEVELOPMENT = "Development"
 _PROCESS = "Process"
 
 
@@ -189,6 +190,7 @@ class Settings(WorkerSettings):
         unit="seconds",
         flags=("-t",),
         minimum=1,
+        with_reload=3600.0,
     )
     timeout_boot: float = setting(
         60.0,
@@ -196,6 +198,7 @@ class Settings(WorkerSettings):
         group=_WORKERS,
         unit="seconds",
         minimum=0.1,
+        with_reload=600.0,
     )
     timeout_reload_drain: float = setting(
         300.0,
@@ -203,6 +206,7 @@ class Settings(WorkerSettings):
         group=_WORKERS,
         unit="seconds",
         minimum=0,
+        with_reload=0.5,
     )
     min_ready: float = setting(
         1.0,
@@ -210,6 +214,7 @@ class Settings(WorkerSettings):
         group=_WORKERS,
         unit="seconds",
         minimum=0,
+        with_reload=0.0,
     )
     preload: bool = setting(
         False,
@@ -236,6 +241,7 @@ class Settings(WorkerSettings):
         group=_WORKERS,
         unit="seconds",
         minimum=0,
+        with_reload=0.0,
     )
     max_requests: int = setting(
         0,
@@ -272,6 +278,45 @@ class Settings(WorkerSettings):
         group=_WORKERS,
         minimum=0,
         maximum=1024,
+    )
+    # -- Development
+    reload: bool = setting(
+        False,
+        "For development: put new workers in the place of the old ones whenever a file was changed, and show the "
+        "traceback of what does not work to the browser.",
+        group=_DEVELOPMENT,
+    )
+    reload_dir: tuple[str, ...] = setting(
+        (),
+        "Watch this directory, with those below it, instead of the working directory (repeat for more).",
+        group=_DEVELOPMENT,
+        metavar="DIRECTORY",
+    )
+    reload_include: tuple[str, ...] = setting(
+        (),
+        "Watch files of this pattern too, such as *.html, beside *.py (repeat for more).",
+        group=_DEVELOPMENT,
+        metavar="PATTERN",
+    )
+    reload_exclude: tuple[str, ...] = setting(
+        (),
+        "Do not watch files and directories of this pattern (repeat for more). Hidden ones, __pycache__, "
+        "node_modules and site-packages are left out anyway, unless --reload-include names them.",
+        group=_DEVELOPMENT,
+        metavar="PATTERN",
+    )
+    reload_delay: float = setting(
+        0.25,
+        "Changes that follow each other in this time are one; where files are polled, look this often.",
+        group=_DEVELOPMENT,
+        unit="seconds",
+        minimum=0.01,
+    )
+    reload_polling: bool | None = setting(
+        None,
+        "Look at all files again and again, for mounted volumes on which the kernel reports no changes (default: "
+        "as WATCHFILES_FORCE_POLLING says).",
+        group=_DEVELOPMENT,
     )
     # -- Process
     pid: str | None = setting(
@@ -321,6 +366,10 @@ class Settings(WorkerSettings):
         """
         # A slotted dataclass is made anew by its decorator, which super() does not see.
         WorkerSettings.__post_init__(self)
+        if self.reload and self.preload:
+            raise ContradictorySettings(
+                ("reload", "preload"), "workers forked from a template have its old code"
+            )
         answers = [name for name in ("bind", "uds", "fd") if getattr(self, name) not in ((), None)]
         if answers:
             plain = declarations(Settings)
@@ -362,11 +411,6 @@ INSTEAD: Mapping[str, str] = {
     # uvicorn
     "--h11-max-incomplete-event-size": "see --limit-request-line and --limit-request-field-size",
     "--http2": "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/2",
-    "--reload": "start again by hand or send SIGHUP, which loads the application anew",
-    "--reload-delay": "there is no --reload; SIGHUP loads the application anew",
-    "--reload-dir": "there is no --reload; SIGHUP loads the application anew",
-    "--reload-exclude": "there is no --reload; SIGHUP loads the application anew",
-    "--reload-include": "there is no --reload; SIGHUP loads the application anew",
     "--ssl-version": "see --ssl-min-version",
     "--timeout-worker-healthcheck": "see --timeout for a worker that hangs and --timeout-boot for one that starts",
     # gunicorn
@@ -392,8 +436,13 @@ INSTEAD: Mapping[str, str] = {
     "--pythonpath": "see --app-dir",
     "-R": "leave it out: standard output and error are inherited",
     "--enable-stdio-inheritance": "leave it out: standard output and error are inherited",
-    "--reload-engine": "there is no --reload; SIGHUP loads the application anew",
-    "--reload-extra-file": "there is no --reload; SIGHUP loads the application anew",
+    "--reload-engine": "leave it out; see --reload-polling",
+    "--reload-extra-file": "see --reload-include and --reload-dir",
+    "--reload-ignore-patterns": "see --reload-exclude",
+    "--reload-ignore-paths": "see --reload-exclude",
+    "--reload-ignore-dirs": "see --reload-exclude",
+    "--reload-paths": "see --reload-dir",
+    "--reload-tick": "see --reload-delay",
     "--reuse-port": "leave it out: the workers share the supervisor's sockets",
     "--suppress-ragged-eofs": "leave it out",
     "--threads": "a worker runs one event loop; see --workers",

@@ -21,7 +21,7 @@ import setproctitle
 import asgictl
 from asgictl import derive
 from asgictl.children import Children
-from asgictl.configuration import read_env_files, to_show
+from asgictl.configuration import Configuration, read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core.state import Phase, State, next_deadline
@@ -42,6 +42,7 @@ from asgictl.system import (
     queues,
     reexec,
     spawn,
+    watch,
 )
 from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
@@ -69,16 +70,16 @@ class Supervisor:
     def __init__(
         self,
         application: str,
-        settings: Settings,
-        read_settings: Callable[[], Settings],
+        configuration: Configuration,
+        read: Callable[[], Configuration],
         start_directory: str,
     ) -> None:
         """Prepare, without an effect on the outside.
 
         Args:
             application: its name, which only the workers look up.
-            settings: those to start with.
-            read_settings: reads them again for a reload, in a child.
+            configuration: the settings to start with.
+            read: reads them again for a reload, in a child.
             start_directory: where the program was started; an upgrade starts there again.
 
         Raises:
@@ -87,7 +88,8 @@ class Supervisor:
         self._left, self._only_asked = reexec.inherited(os.environ)
         self._start_directory = start_directory
         self._application = application
-        self._read_settings = read_settings
+        settings = configuration.settings
+        self._read_configuration = read
         self._now = kernel.monotonic()
         self._policy = derive.policy_from(settings)
         self._state = initial(self._policy, int.from_bytes(os.urandom(8)))
@@ -106,7 +108,9 @@ class Supervisor:
         self._generations = Generations(
             self._environ, listeners.passed_sockets(os.environ, os.getpid())
         )
-        self._generations[1] = self._generations.make(settings, environ)
+        self._generations[1] = self._generations.make(
+            settings, environ, sources=configuration.sources, file=configuration.file
+        )
         self._poll = select.poll()
         self._sources: dict[int, Callable[[], None]] = {}
         self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
@@ -142,6 +146,7 @@ class Supervisor:
             self._manager = notify.ServiceManager(os.environ)
             leaving.callback(self._manager.close)
             kernel.adopt_orphans()
+            leaving.callback(self._children.close)
             leaving.callback(self._close_control)
             if self._left is None:
                 self._begin(settings, leaving)
@@ -178,6 +183,7 @@ class Supervisor:
                 'killed and not stopped; start with ["asgictl", ...] or with `exec asgictl`',
                 shell,
             )
+        self._watch_files()
         self._learn(ev.Started())
 
     def _check_certificates(self) -> None:
@@ -213,12 +219,13 @@ class Supervisor:
         self._generations.clear()
         for number, item in taken.generations.items():
             self._generations[number] = self._generations.make(
-                item.settings, item.environ, item.listeners
+                item.settings, item.environ, item.listeners, sources=item.sources, file=item.file
             )
         for number, holder in taken.templates.items():
             self._children.add_template(number, holder)
         for worker, process in taken.workers.items():
             self._children.add_worker(worker, process)
+        self._watch_files()
         # Signals were held back since before the old program ended.
         kernel.unblock_signals()
         log.info("asgictl %s has taken over %d workers", asgictl.__version__, len(taken.workers))
@@ -338,7 +345,9 @@ class Supervisor:
             return
         _log_remarks(reading)
         try:
-            made = self._generations.make(reading.settings, reading.environ)
+            made = self._generations.make(
+                reading.settings, reading.environ, sources=reading.sources, file=reading.file
+            )
             self._generations.bind(made, reading.places)
             policy = derive.policy_from(reading.settings)
         except Exception as error:
@@ -349,6 +358,21 @@ class Supervisor:
             # A renewed certificate serves at once, and even if the new code does not.
             self._children.tell(contract.ReloadTLS())
         self._learn(ev.PreflightPassed(epoch, policy))
+
+    def _watch_files(self) -> None:
+        """In development, hear of files that change; those of the committed generation count."""
+        serving = self._generations[self._state.committed]
+        settings, area = serving.settings, None
+        if settings.reload:
+            files = [*settings.env_file, *([serving.file] if serving.file else [])]
+            area = watch.Area.of(settings, os.getcwd(), files)
+        try:
+            self._children.watch_files(area, self._on_files)
+        except OSError as error:
+            log.error("files cannot be watched: %s", error.strerror)
+
+    def _on_files(self, changes: watch.Changes) -> None:
+        self._learn(ev.FilesChanged(str(changes), changes.code, changes.settings))
 
     # -- Act
 
@@ -367,6 +391,7 @@ class Supervisor:
                 dump_fd=dump_fd,
                 board_fd=self._board,
                 beat_interval=derive.beat_interval(generation.settings.timeout),
+                development=generation.settings.reload,
                 **derive.limits(generation.settings, action.slot, self._state.desired),
             )
 
@@ -456,17 +481,21 @@ class Supervisor:
             self._learn(ev.PreflightFailed(action.epoch, f"cannot fork: {error.strerror}"))
 
     def _read(self) -> spawn.Reading:
-        settings = self._read_settings()
+        configuration = self._read_configuration()
+        settings = configuration.settings
         environ = read_env_files(settings.env_file, self._environ)
         reading = spawn.with_certificates(settings, environ, strict=True)
         places = listeners.resolve(settings.addresses, keep=self._generations.all_listeners())
-        return replace(reading, places=places)
+        return replace(
+            reading, places=places, sources=configuration.sources, file=configuration.file
+        )
 
     def _cancel_preflight(self, action: act.CancelPreflight) -> None:
         self._children.end_preflight(action.epoch)
 
     def _commit(self, action: act.Commit) -> None:
         self._keep_generations({action.generation})
+        self._watch_files()
 
     def _abandon(self, action: act.Abandon) -> None:
         self._keep_generations(set(self._generations) - {action.generation})
@@ -506,7 +535,11 @@ class Supervisor:
             self._now,
             generations={
                 number: handover.Generation(
-                    item.settings, item.surroundings.environ, item.listeners
+                    item.settings,
+                    item.surroundings.environ,
+                    item.listeners,
+                    item.sources,
+                    item.file,
                 )
                 for number, item in self._generations.items()
             },

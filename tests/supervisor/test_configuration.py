@@ -493,6 +493,21 @@ def test_reading_again_sees_what_has_changed(write, tmp_path):
     assert source.read().settings.workers == 1
 
 
+def test_development_has_defaults_of_its_own_which_any_source_outweighs(write, tmp_path):
+    write("min_ready = 7")
+    found = configuration(tmp_path, {"reload": True}, {"ASGICTL_DRAIN_IDLE_WINDOW": "2"})
+
+    assert found.settings.timeout_graceful_shutdown == 0.5
+    assert found.sources["timeout_graceful_shutdown"] == "default with reload"
+    assert (found.settings.min_ready, found.settings.drain_idle_window) == (7.0, 2.0)
+    assert configuration(tmp_path, {"reload": False}).settings.timeout_graceful_shutdown == 30.0
+
+
+def test_workers_of_a_template_would_not_follow_the_files():
+    with pytest.raises(ContradictorySettings, match="old code"):
+        Settings(reload=True, preload=True)
+
+
 def test_settings_survive_the_way_through_json():
     original = Settings(bind=(":1",), workers="auto", timeout=1.5, header=("a: b",))
     values = json.loads(json.dumps(to_json(original)))

@@ -71,6 +71,8 @@ class Failed:
     stage: str
     error: str
     traceback: str = ""
+    shown: bool = False
+    """The worker goes on, and answers requests with this: development."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +254,8 @@ class Assignment:
     """Seconds between two beats."""
     board_fd: int = -1
     """Memory that all workers share (``board.py``), or -1."""
+    development: bool = False
+    """Show tracebacks to clients, and serve that of an application that does not boot."""
     max_requests: int = 0
     """Ask to be replaced after this many requests; 0 never asks."""
     max_lifetime: float = 0.0

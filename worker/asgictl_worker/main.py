@@ -15,11 +15,12 @@ import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import FrameType
 
 import setproctitle
 
-from asgictl_worker import contract, hygiene, logs, tracebacks
+from asgictl_worker import contract, development, hygiene, logs, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
@@ -259,10 +260,28 @@ class _Worker:
     async def _boot(self) -> bool:
         """Return whether to serve; False if we are told to leave before that."""
         self._enter("import")
-        # In the running loop, as everybody does it: applications look for it when imported.
-        app = self.loaded or load(self.assignment.application, self.settings)
+        if not self.assignment.development:
+            # In the running loop, as everybody does it: applications look for it when imported.
+            app = self.loaded or load(self.assignment.application, self.settings)
+            return await self._start(app, self.settings)
+        leaving = asyncio.Event()
+        try:
+            app = load(self.assignment.application, self.settings)
+            return await self._start(development.explained(app, leaving), self.settings, leaving)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            failed = replace(_failed(self.stage, error), shown=True)
+            self.channel.send(failed)
+        settings = replace(self.settings, lifespan="off")
+        return await self._start(development.broken(failed, leaving), settings, leaving)
+
+    async def _start(
+        self, app: Application, settings: WorkerSettings, leaving: asyncio.Event | None = None
+    ) -> bool:
+        """Start an application, and serve it from then on; return whether that is still wanted."""
         self._enter("lifespan")
-        self.server = Server(app, self.settings, tls=self.tls)
+        self.server = Server(app, settings, tls=self.tls)
+        if leaving is not None:
+            self.server.stopping = leaving
         # From here on the loop turns, and can react; before, SIGTERM ends the process at once.
         self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         self.loop.add_reader(self.channel.fileno(), self._on_channel)

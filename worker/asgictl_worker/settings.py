@@ -39,6 +39,7 @@ class Facts:
     separator: str
     rule: Callable[[str], object] | None
     secret: bool
+    with_reload: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,7 @@ def setting(
     separator: str = ",",
     rule: Callable[[str], object] | None = None,
     secret: bool = False,
+    with_reload: Any = None,
 ) -> Any:
     """Declare one setting as a dataclass field.
 
@@ -101,6 +103,7 @@ def setting(
         rule: raises ``ValueError`` for a text that cannot work; its message completes the
             sentence "it must be ...".
         secret: the value is never shown.
+        with_reload: the default of development, with the setting ``reload``, if it differs.
     """
     facts = Facts(
         sentence=sentence,
@@ -114,6 +117,7 @@ def setting(
         separator=separator,
         rule=rule,
         secret=secret,
+        with_reload=with_reload,
     )
     return field(default=default, repr=not secret, metadata={METADATA_KEY: facts})
 
@@ -422,6 +426,28 @@ class WorkerSettings:
         unit="seconds",
         minimum=0.1,
     )
+    timeout_request_body: float | None = setting(
+        60.0,
+        "Answer 408 if nothing more of a request's body arrives for this long.",
+        group=_LIMITS,
+        unit="seconds",
+        minimum=0.1,
+    )
+    timeout_request: float | None = setting(
+        None,
+        "Answer 504 and cancel the application if a request takes longer, streams of any kind included (default: "
+        "no limit).",
+        group=_LIMITS,
+        unit="seconds",
+        minimum=0.1,
+    )
+    timeout_write: float | None = setting(
+        60.0,
+        "Cut the connection of a client that reads nothing of what was written for this long.",
+        group=_LIMITS,
+        unit="seconds",
+        minimum=0.1,
+    )
     timeout_keep_alive: float = setting(
         5.0,
         "Close a connection that has been idle this long after a response.",
@@ -437,6 +463,7 @@ class WorkerSettings:
         unit="seconds",
         flags=("--graceful-timeout",),
         minimum=0,
+        with_reload=0.5,
     )
     timeout_lifespan_shutdown: float = setting(
         10.0,
@@ -444,11 +471,21 @@ class WorkerSettings:
         group=_LIMITS,
         unit="seconds",
         minimum=0,
+        with_reload=3.0,
     )
     drain_idle_window: float = setting(
         1.0,
         "While draining, keep idle connections open for this long, so that a request already on its way is "
         "answered and not lost.",
+        group=_LIMITS,
+        unit="seconds",
+        minimum=0,
+        with_reload=0.0,
+    )
+    drain_spread: float = setting(
+        5.0,
+        "While draining, close WebSockets and end streams of events (text/event-stream) one after the other, over "
+        "this long at most and a quarter of the time that is left, for their clients connect again at once.",
         group=_LIMITS,
         unit="seconds",
         minimum=0,

@@ -97,6 +97,8 @@ class BootFailed:
     stage: str
     error: str
     traceback: str = ""
+    shown: bool = False
+    """It goes on and serves this traceback, in development."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,17 @@ class ReloadRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """Files of the application have changed, in development."""
+
+    what: str
+    """Which, as a sentence begins with it."""
+    code: bool = True
+    settings: bool = False
+    """Settings are read from one of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReloadAborted:
     """Somebody wants the reload that is requested or under way to be given up."""
 
@@ -237,6 +250,7 @@ Event = (
     | TemplateFailed
     | UpgradeRefused
     | ReloadRequested
+    | FilesChanged
     | ReloadAborted
     | ScaleRequested
     | WorkerRestartRequested

@@ -3,8 +3,8 @@
 from math import inf
 
 from asgictl.core import actions as act
+from asgictl.core import development, reload, stop
 from asgictl.core import events as ev
-from asgictl.core import reload, stop
 from asgictl.core.policy import TERMINATE_GRACE
 from asgictl.core.state import (
     Happening,
@@ -89,6 +89,9 @@ def said_boot_failed(turn: Turn, event: ev.BootFailed) -> None:
     worker = turn.workers.get(event.worker)
     if worker is None or worker.state is not WorkerState.STARTING:
         return
+    if event.shown:
+        development.shown(turn, worker, event)
+        return
     # It exits by itself; should it not, the deadline of TERMINATING ends it.
     worker = turn.move(
         worker,
@@ -143,6 +146,7 @@ def exited(turn: Turn, event: ev.Exited) -> None:
         reload.blame(turn, worker, f"a worker {cause}: {worker}")
     else:
         turn.info(f"{cause} after {lived:.1f} s ({worker.fate}): {worker}")
+        development.left(turn, worker)
 
 
 def _cause(event: ev.Exited) -> str:

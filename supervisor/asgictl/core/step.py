@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asgictl.core import actions as act
-from asgictl.core import commands, health, lives, reload
+from asgictl.core import commands, development, health, lives, reload
 from asgictl.core import events as ev
 from asgictl.core.policy import Policy
 from asgictl.core.reconcile import reconcile
@@ -64,6 +64,7 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     ev.TemplateFailed: reload.template_failed,
     ev.UpgradeRefused: commands.upgrade_refused,
     ev.ReloadRequested: commands.request_reload,
+    ev.FilesChanged: development.files_changed,
     ev.ReloadAborted: commands.abort_reload,
     ev.ScaleRequested: commands.scale,
     ev.WorkerRestartRequested: commands.restart_worker,

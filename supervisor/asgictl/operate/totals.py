@@ -27,6 +27,7 @@ _CAUSES = {
     "recycle": "recycle",
     "scale-down": "scale-down",
     "stop": "stop",
+    "files have changed": "reload",
     "somebody has asked for it": "asked for",
     "told by somebody else": "asked for",
 }

@@ -30,6 +30,8 @@ class Generation:
     settings: Settings
     environ: Mapping[str, str]
     listeners: list[Listener]
+    sources: Mapping[str, str]
+    file: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ def hand_over(
                 "settings": asdict(item.settings),
                 "environ": dict(item.environ),
                 "listeners": [listeners.index(listener) for listener in item.listeners],
+                "sources": dict(item.sources),
+                "file": item.file,
             }
             for number, item in generations.items()
         },
@@ -147,6 +151,8 @@ def take_over(left: Mapping[str, Any], now: float) -> Taken:
                 settings[int(number)],
                 item["environ"],
                 [listeners[index] for index in item["listeners"]],
+                item.get("sources", {}),
+                item.get("file"),
             )
             for number, item in left["generations"].items()
         },

@@ -177,6 +177,10 @@ class Reading:
     traceback: str = ""
     remarks: tuple[str, ...] = ()
     """What should be mended, though it works."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Where each setting came from."""
+    file: str | None = None
+    """The settings file."""
     places: Mapping[str, list[Place]] = field(default_factory=dict)
     """What stands behind the names of new addresses; to look them up may take long."""
 
