@@ -43,12 +43,6 @@ HANDSHAKE_GRACE = 1.0
 """Seconds that a TLS handshake may go on while draining: time for three round trips around the
 world. Whoever does not speak at all would hold us up for the whole handshake time-out."""
 
-DISCONNECT_GRACE = 0.5
-"""Seconds in which streams that were cut may tidy up, before they are cancelled."""
-
-LEAVING_RATE = 100
-"""WebSockets and streams of events that are ended per second, if there is no need to hurry."""
-
 
 class Server:
     """Serves one application, in one event loop, once.
@@ -232,8 +226,7 @@ class Server:
         """Let requests in progress finish; when the time is over, end them.
 
         Idle connections stay open for ``drain_idle_window``, so that a request on its way is
-        answered; answers carry ``Connection: close``. WebSockets are closed with 1012, and
-        streams of events ended, one after the other: their clients come back at once.
+        answered; answers carry ``Connection: close``; WebSockets are closed with 1012.
 
         Args:
             within: seconds that this may take; by default what ``stop()`` was told, which may
@@ -246,6 +239,8 @@ class Server:
         service.draining = True
         for connection in list(service.connections):
             connection.drain(loop.time())
+        if not self.settings.drain_idle_window:
+            await self._close_idle()
         pause = 0.005
         patience = loop.time() + HANDSHAKE_GRACE
         while self._busy():
@@ -259,11 +254,6 @@ class Server:
             pause = min(pause * 1.5, 0.1)
             await asyncio.sleep(min(pause, left))
 
-    @property
-    def connections(self) -> int:
-        """How many connections there are, those included that are being set up."""
-        pending = len(self._acceptor.pending) if self._acceptor is not None else 0
-        return pending + len(self.service.connections)
     async def _close_idle(self) -> None:
         """Close idle connections now and not at the next tick; first read what has arrived."""
         loop = self.service.loop
@@ -272,10 +262,11 @@ class Server:
             if connection.deadline <= loop.time():
                 connection.on_tick(loop.time())
 
-    def _spread(self, connections: int, left: float) -> float:
-        """Return in how many seconds those are sent away who would all come back at once."""
-        return min(self.settings.drain_spread, connections / LEAVING_RATE, max(0.0, left / 4))
-
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those included that are being set up."""
+        pending = len(self._acceptor.pending) if self._acceptor is not None else 0
+        return pending + len(self.service.connections)
 
     def _busy(self) -> bool:
         return bool(self.connections or self.service.tasks)
@@ -306,9 +297,6 @@ class Server:
         if tasks:
             _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE)
         if tasks:
-        if tasks:
-            # Streams have heard of the disconnect, and may want to say so to somebody.
-            _, tasks = await asyncio.wait(tasks, timeout=DISCONNECT_GRACE)
             logger.warning(
                 "these ignore their cancellation: %s", ", ".join(sorted(map(describe, tasks)))
             )
@@ -317,9 +305,6 @@ class Server:
             if service.connections:
                 await asyncio.sleep(0)
 
-        # What was cut may have been waiting for its client to read.
-        for connection in list(service.connections):
-            connection.abort()
 
 def load(name: str, settings: WorkerSettings) -> Application:
     """Load the application as the settings say; see ``application.load()``."""
