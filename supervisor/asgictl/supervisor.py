@@ -574,10 +574,11 @@ class Supervisor:
                 self._manager.reloading(action.status)
             case "stopping":
                 self._manager.stopping(action.status)
-            case "extend":
-                self._manager.extend(action.seconds)
             case "status":
                 self._manager.status(action.status)
+
+    def _ask_for_time(self, action: act.AskForTime) -> None:
+        self._manager.extend(action.seconds)
 
     def _log(self, action: act.Log) -> None:
         level = logging.getLevelNamesMapping()[action.level.upper()]
@@ -667,6 +668,7 @@ _ACTIONS: Mapping[type, Callable[[Supervisor, Any], None]] = {
     act.Upgrade: Supervisor._upgrade,
     act.ReopenLogs: Supervisor._reopen_logs,
     act.Notify: Supervisor._notify,
+    act.AskForTime: Supervisor._ask_for_time,
     act.Log: Supervisor._log,
     act.Exit: Supervisor._exit,
 }

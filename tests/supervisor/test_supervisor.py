@@ -138,6 +138,8 @@ def test_the_service_manager_is_told_of_every_turn(
         *("app:app", "--port", "0", "--workers", "2", "--min-ready", "0"),
         environment={"NOTIFY_SOCKET": str(systemd.getsockname())},
     )
+    # 60 s to boot, and a little: systemd waits longer only if it is asked to.
+    hear(systemd, "EXTEND_TIMEOUT_USEC=65000000")
     assert "STATUS=all 2 workers are ready" in hear(systemd, "READY=1")
     assert len(server.wait_for_workers(2)) == 2  # not before they were
     server.signal("HUP")
@@ -149,6 +151,7 @@ def test_the_service_manager_is_told_of_every_turn(
     assert "STATUS=reload refused" in hear(systemd, "READY=1")
     server.signal("TERM")
     hear(systemd, "STOPPING=1")
+    assert "EXTEND_TIMEOUT_USEC=" in systemd.recv(65536).decode()
     server.assert_ended(0)
 
 

@@ -102,10 +102,15 @@ class Upgrade:
 class Notify:
     """Tell the service manager (sd_notify(3))."""
 
-    event: Literal["ready", "reloading", "stopping", "extend", "status"]
+    event: Literal["ready", "reloading", "stopping", "status"]
     status: str
-    seconds: float = 0.0
-    """For ``extend``: how long it may still take."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskForTime:
+    """Tell the service manager that the change under way may take ``seconds`` more."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,7 @@ Action = (
     | ReopenLogs
     | Upgrade
     | Notify
+    | AskForTime
     | Log
     | Exit
 )

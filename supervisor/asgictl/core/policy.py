@@ -32,6 +32,9 @@ DUMP_DELAY = 0.25
 DRAIN_MARGIN = 1.0
 """Seconds that a worker may overrun its own drain before it is terminated."""
 
+PROMISE_MARGIN = 5.0
+"""Seconds that the service manager is asked for beyond our own deadlines."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:

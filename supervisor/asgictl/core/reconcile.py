@@ -18,6 +18,7 @@ from math import inf
 
 from asgictl.core import actions as act
 from asgictl.core import reload, stop
+from asgictl.core.policy import PROMISE_MARGIN
 from asgictl.core.state import (
     BOOTING,
     Phase,
@@ -25,6 +26,7 @@ from asgictl.core.state import (
     TemplatePhase,
     WorkerHandle,
     WorkerState,
+    change_ends,
 )
 from asgictl.core.turn import Turn
 
@@ -41,6 +43,7 @@ def reconcile(turn: Turn) -> None:
         _give_up_in_the_dark(turn)
     if turn.state.phase is Phase.STOPPING:
         stop.go_on(turn)
+    _ask_for_time(turn)
 
 
 def _give_up_in_the_dark(turn: Turn) -> None:
@@ -182,9 +185,25 @@ def _announce(turn: Turn) -> None:
     state = turn.state
     if state.announced or state.phase is not Phase.RUNNING or state.reload:
         return
-    if state.ready() < state.desired:
-        return
+    ready = state.ready()
+    if ready < state.desired:
+        # Who fails again and again does not keep the others from being a service.
+        failing = sum(slot < state.desired for slot in state.backoff)
+        if not ready or ready + failing < state.desired:
+            return
+        text = f"{ready} of {state.desired} workers are ready, the others are tried again"
+        turn.warn(text)
+    else:
+        count = "the worker is" if state.desired == 1 else f"all {state.desired} workers are"
+        text = f"{count} ready"
+        turn.info(text)
     turn.set(announced=True)
-    count = "the worker is" if state.desired == 1 else f"all {state.desired} workers are"
-    turn.info(f"{count} ready")
-    turn.do(act.Notify("ready", f"{count} ready"))
+    turn.announce("ready", text)
+
+
+def _ask_for_time(turn: Turn) -> None:
+    """Tell the service manager how long to wait, whenever that is longer than it knows."""
+    until = change_ends(turn.state)
+    if until > turn.state.promised:
+        turn.set(promised=until)
+        turn.do(act.AskForTime(until - turn.now + PROMISE_MARGIN))

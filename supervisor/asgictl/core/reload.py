@@ -55,7 +55,7 @@ def start_requested(turn: Turn) -> None:
         ),
     )
     turn.info(f"reloading: generation {generation} is being checked")
-    turn.do(act.Notify("reloading", f"reloading: checking generation {generation}"))
+    turn.announce("reloading", f"reloading: checking generation {generation}")
     turn.do(act.StartPreflight(epoch, generation))
 
 
@@ -65,7 +65,7 @@ def abort(turn: Turn, reason: str, detail: str = "") -> None:
     assert state.reload is not None, "there is no reload to abort"
     turn.error(f"reload refused, generation {state.committed} serves on: {reason}", detail)
     _end(turn, state.reload, reason, detail)
-    turn.do(act.Notify("ready", f"reload refused: {reason}"))
+    turn.announce("ready", f"reload refused: {reason}")
 
 
 def blame(turn: Turn, worker: WorkerHandle, reason: str) -> None:
@@ -152,7 +152,7 @@ def _commit(turn: Turn, reload: Reload) -> None:
     turn.do(act.Commit(generation))
     took = turn.now - reload.started
     turn.info(f"reloaded: generation {generation} serves alone after {took:.1f} s")
-    turn.do(act.Notify("ready", f"generation {generation} serves"))
+    turn.announce("ready", f"generation {generation} serves")
 
 
 # -- Preflight

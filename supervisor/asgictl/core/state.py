@@ -15,7 +15,13 @@ from enum import StrEnum
 from math import inf
 from typing import Annotated, Any, TypeVar
 
-from asgictl.core.policy import RELOAD_SPACING, Policy
+from asgictl.core.policy import (
+    ABORT_GRACE,
+    KILL_GRACE,
+    RELOAD_SPACING,
+    TERMINATE_GRACE,
+    Policy,
+)
 
 Moment = Annotated[float, "monotonic seconds"]
 """A point in time, as opposed to a duration: ``snapshot.py`` has to tell them apart."""
@@ -259,7 +265,9 @@ class State:
     """Since when no worker is ready."""
     last_abort: Moment = -inf
     announced: bool = False
-    """The service manager and the log know that the whole fleet is ready."""
+    """The service manager and the log know that the fleet is ready."""
+    promised: Moment = -inf
+    """When the service manager expects to hear of us, as far as we have asked for time."""
     stop: StopLevel = StopLevel.NONE
     terminated_at: Moment = -inf
     """When TERM was last heard."""
@@ -310,6 +318,53 @@ def deadline_after_beat(state: State, worker: WorkerHandle, beat: float) -> floa
     if worker.state is WorkerState.DRAINING:
         return min(worker.draining_until + policy.drain_overtime, beat + policy.timeout)
     return worker.deadline
+
+
+_AFTER_DRAIN = TERMINATE_GRACE + ABORT_GRACE + KILL_GRACE
+_STILL_TO_COME = {
+    WorkerState.TERMINATING: ABORT_GRACE + KILL_GRACE,
+    WorkerState.ABORTING: KILL_GRACE,
+    WorkerState.KILLING: 0.0,
+}
+
+
+def change_ends(state: State) -> float:
+    """Return by when a start, reload or stop has got further, by our own deadlines.
+
+    Minus infinity means that nothing of that kind is under way.
+    """
+    workers, moments = state.workers.values(), [-inf]
+    if state.phase is Phase.STOPPING:
+        moments += [_gone_by(state, worker) for worker in workers]
+    elif state.reload or not state.announced:
+        moments += [_settled_by(state, worker) for worker in workers if worker.active]
+        moments += [template.deadline for template in state.templates.values()]
+        moments += state.backoff.values()
+        if state.reload:
+            moments.append(state.reload.deadline)
+    return max(moment for moment in moments if moment < inf)
+
+
+def _settled_by(state: State, worker: WorkerHandle) -> float:
+    """Return when a worker is ready, or is known to be no good."""
+    if worker.state is WorkerState.READY:
+        return -inf
+    if worker.state is WorkerState.SOAKING:
+        soaked = worker.ready_at + state.policy_of(worker.generation).min_ready
+        return max(soaked, worker.deadline)
+    return worker.deadline
+
+
+def _gone_by(state: State, worker: WorkerHandle) -> float:
+    """Return when a worker of a fleet that stops is gone at the latest."""
+    overtime = state.policy_of(worker.generation).drain_overtime + _AFTER_DRAIN
+    if worker.state in ACTIVE:
+        return state.stop_accepting_at + state.policy.stop_timeout + overtime
+    if worker.state is WorkerState.DRAINING:
+        return worker.draining_until + overtime
+    if worker.state is WorkerState.UNKILLABLE:
+        return -inf
+    return worker.deadline + _STILL_TO_COME[worker.state]
 
 
 def next_deadline(state: State) -> float:

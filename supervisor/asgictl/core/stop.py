@@ -29,7 +29,7 @@ def begin(turn: Turn, code: int, delay: float = 0.0) -> None:
         backoff={},
         templates={},
     )
-    turn.do(act.Notify("stopping", "stopping"))
+    turn.announce("stopping", "stopping")
 
 
 def terminate(turn: Turn) -> None:

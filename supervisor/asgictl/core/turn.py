@@ -43,6 +43,11 @@ class Turn:
         """Ask for an action; they are carried out in this order."""
         self.actions.append(action)
 
+    def announce(self, event: Literal["ready", "reloading", "stopping"], status: str) -> None:
+        """Tell the service manager of a change, for which it has a time-out of its own."""
+        self.set(promised=-inf)
+        self.do(act.Notify(event, status))
+
     def debug(self, text: str) -> None:
         """Log for somebody who is looking into asgictl itself."""
         self.do(act.Log("debug", text))

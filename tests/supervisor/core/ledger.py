@@ -60,6 +60,7 @@ class Ledger:
     stopping: bool = False
     exit_code: int | None = None
     last_hang_kill: float = -inf
+    promised: float = -inf
 
     def copy(self) -> "Ledger":
         """Return books that can be continued on their own."""
@@ -155,7 +156,12 @@ class Ledger:
                 self.dropped.add(action.generation)
                 self.templates.discard(action.generation)
             case act.Notify(event="stopping"):
-                self.stopping = True
+                self.stopping, self.promised = True, -inf
+            case act.Notify(event="ready" | "reloading"):
+                self.promised = -inf
+            case act.AskForTime():
+                assert now + action.seconds > self.promised, "nothing new"
+                self.promised = now + action.seconds
             case act.Exit():
                 assert self.stopping
                 for worker in after.workers.values():
@@ -267,5 +273,7 @@ class Ledger:
             assert turn.state == after
         if after.reload and after.reload.phase is ReloadPhase.PREFLIGHT:
             assert after.reload.deadline < inf
+        if after.reload or after.phase is Phase.STOPPING or not after.announced:
+            assert now <= self.promised, "the service manager was told to wait no longer"
         for template in after.templates.values():
             assert template.phase is TemplatePhase.READY or template.deadline < inf

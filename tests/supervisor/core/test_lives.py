@@ -11,10 +11,11 @@ from tests.supervisor.core.fleet import (
     texts,
     worker,
 )
+from tests.supervisor.core.simulation import Behaviour, World
 
 from asgictl.core import actions as act
 from asgictl.core import events as ev
-from asgictl.core.policy import MIN_UPTIME, TERMINATE_GRACE
+from asgictl.core.policy import MIN_UPTIME, TERMINATE_GRACE, Policy
 from asgictl.core.state import Phase, State, WorkerState
 
 TICK = ev.Tick()
@@ -82,6 +83,19 @@ class TestFirstStart:
 
         _, actions = learn(state, ev.Signal("TTIN"), ev.Exited(1, 1), now=3.0)
         assert only(actions, act.Notify) == []
+
+    def test_who_fails_again_and_again_does_not_keep_the_others_from_being_a_service(self) -> None:
+        broken = Behaviour(boot_error="no database")
+        world = World(
+            Policy(workers=3), behaviour=lambda spawn: broken if spawn.slot == 2 else Behaviour()
+        ).start()
+        world.advance(10.0)
+
+        text = "2 of 3 workers are ready, the others are tried again"
+        assert [item for item in world.log if isinstance(item, act.Notify)] == [
+            act.Notify("ready", text)
+        ]
+        assert act.Log("warning", text) in world.log
 
 
 class TestBoot:

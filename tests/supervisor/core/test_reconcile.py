@@ -2,13 +2,20 @@
 
 from math import inf
 
-from tests.supervisor.core.fleet import answered, booting, learn, only, serving, texts
+from tests.supervisor.core.fleet import answered, booting, learn, only, reloading, serving, texts
 from tests.supervisor.core.simulation import Behaviour, World
 
 from asgictl.core import actions as act
 from asgictl.core import events as ev
-from asgictl.core.policy import Policy
+from asgictl.core.policy import (
+    ABORT_GRACE,
+    KILL_GRACE,
+    PROMISE_MARGIN,
+    TERMINATE_GRACE,
+    Policy,
+)
 from asgictl.core.state import State, WorkerState
+from asgictl.core.step import initial
 
 TICK = ev.Tick()
 
@@ -176,6 +183,70 @@ class TestRoom:
 
         assert world.state.count(WorkerState.UNKILLABLE) == len(world.state.workers)
         assert len(world.state.workers) == Policy(workers=1).process_limit(1) + 1
+
+
+class TestAskingForTime:
+    """What the service manager is told, so that it does not take a slow start for a dead one."""
+
+    def test_a_start_may_take_as_long_as_a_boot(self) -> None:
+        _, actions = learn(initial(Policy(workers=2), 1), ev.Started(), now=10.0)
+
+        assert only(actions, act.AskForTime) == [act.AskForTime(60.0 + PROMISE_MARGIN)]
+
+    def test_and_longer_when_a_boot_is_tried_again(self) -> None:
+        state, _ = learn(booting(workers=2), ev.BecameReady(1), now=1.0)
+        _, actions = learn(state, ev.Exited(2, 1), now=31.0)
+
+        assert only(actions, act.AskForTime) == [act.AskForTime(60.0 + PROMISE_MARGIN)]
+
+    def test_the_time_that_a_template_takes_comes_before(self) -> None:
+        state, actions = learn(initial(Policy(workers=1, preload=True), 1), ev.Started(), now=0.0)
+        assert only(actions, act.AskForTime) == [act.AskForTime(60.0 + PROMISE_MARGIN)]
+
+        _, actions = learn(state, ev.TemplateReady(1), now=50.0)
+        assert only(actions, act.AskForTime) == [act.AskForTime(60.0 + PROMISE_MARGIN)]
+
+    def test_nothing_is_asked_while_the_service_runs(self) -> None:
+        state, actions = learn(serving(workers=2), ev.Exited(1, 1), ev.Signal("TTIN"), now=5.0)
+        state = answered(state, actions, now=5.0)
+        state, more = learn(state, ev.BootFailed(3, "import", "broken"), TICK, now=50.0)
+
+        assert only(actions + more, act.AskForTime) == []
+
+    def test_a_reload_asks_at_each_step_that_may_take_long(self) -> None:
+        state, actions = learn(serving(workers=2), ev.Signal("HUP"), now=100.0)
+        assert only(actions, act.AskForTime) == [act.AskForTime(60.0 + PROMISE_MARGIN)]
+
+        state, actions = learn(state, ev.PreflightPassed(1, state.policy), now=120.0)
+        assert only(actions, act.AskForTime) == [act.AskForTime(60.0 + PROMISE_MARGIN)]
+
+    def test_soaking_is_a_part_of_it(self) -> None:
+        state, actions = reloading(serving(workers=1), now=100.0, workers=1, min_ready=200.0)
+        state = answered(state, actions, now=100.0)
+        _, actions = learn(state, ev.BecameReady(2), now=110.0)
+
+        assert only(actions, act.AskForTime) == [act.AskForTime(200.0 + PROMISE_MARGIN)]
+
+    def test_a_stop_asks_for_all_that_it_may_take(self) -> None:
+        policy = Policy(workers=1, stop_delay=7.0)
+        state, actions = learn(serving(workers=1, stop_delay=7.0), ev.Signal("TERM"), now=100.0)
+
+        longest = 7.0 + policy.stop_timeout + policy.drain_overtime
+        longest += TERMINATE_GRACE + ABORT_GRACE + KILL_GRACE
+        assert only(actions, act.AskForTime) == [act.AskForTime(longest + PROMISE_MARGIN)]
+        # What then goes as it was told needs no more words.
+        _, actions = learn(state, TICK, ev.DrainStarted(1), now=107.0)
+        assert only(actions, act.AskForTime) == []
+
+    def test_time_that_we_were_held_up_is_asked_for(self) -> None:
+        _, actions = learn(booting(workers=1), ev.Lag(20.0), now=80.0)
+
+        assert only(actions, act.AskForTime) == [act.AskForTime(PROMISE_MARGIN)]
+
+    def test_boots_without_a_limit_are_not_promised(self) -> None:
+        _, actions = learn(initial(Policy(workers=1, boot_timeout=inf), 1), ev.Started(), now=0.0)
+
+        assert only(actions, act.AskForTime) == []
 
 
 class TestDark:
