@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asgictl.configuration import SETTINGS
-from asgictl.settings import Settings
+from asgictl.settings import Settings, SystemdSockets, TcpAddress
 
+FIRST_FREE_PORT = 1024
+"""Ports below it need CAP_NET_BIND_SERVICE (capabilities(7))."""
 STOP_MARGIN = 15
 """Seconds beyond our own time-outs until systemd kills what is left."""
 
@@ -28,11 +30,25 @@ def service(
         application: what it serves.
         program: the words that start asgictl.
         directory: the absolute path that it runs in.
-        user: whom it runs as; None takes one that exists only while it runs.
+        user: whom it runs as, if the settings do not say it; None takes one that exists only
+            while it runs.
         chosen: settings for its command line.
-        settings: all that are in effect, which its time-outs follow.
+        settings: all that are in effect, which its time-outs and rights follow.
     """
-    start = " ".join(map(word, [*program, *_arguments(chosen), application]))
+    # systemd changes the user, so that nothing of the service ever runs as root.
+    arguments = {name: value for name, value in chosen.items() if name not in ("user", "group")}
+    user = settings.user or user
+    identity = [f"User={_plain(user)}" if user else "DynamicUser=yes"]
+    if settings.group:
+        identity.append(f"Group={_plain(settings.group)}")
+    low_port = any(
+        isinstance(address, TcpAddress) and 0 < address.port < FIRST_FREE_PORT
+        for address in settings.addresses
+    )
+    capabilities = "CAP_NET_BIND_SERVICE" if low_port else ""
+    sockets = any(isinstance(address, SystemdSockets) for address in settings.addresses)
+    activation = f"Requires={name}.socket\nAfter={name}.socket\n" if sockets else ""
+    start = " ".join(map(word, [*program, *_arguments(arguments), application]))
     control = " ".join(map(word, program))
     stop = settings.stop_delay + settings.timeout_graceful_shutdown
     stop += settings.timeout_lifespan_shutdown + STOP_MARGIN
@@ -41,7 +57,7 @@ def service(
 Description={_plain(application)}, served by asgictl
 After=network-online.target
 Wants=network-online.target
-
+{activation}
 [Service]
 Type=notify
 NotifyAccess=main
@@ -49,7 +65,7 @@ ExecStart={start}
 # It waits for the result, so `systemctl reload` fails if the new code does not work.
 ExecReload={control} reload
 WorkingDirectory={_plain(directory)}
-{f"User={_plain(user)}" if user else "DynamicUser=yes"}
+{chr(10).join(identity)}
 # The control socket is in there: `asgictl status` finds it.
 RuntimeDirectory={name}
 RuntimeDirectoryMode=0750
@@ -66,17 +82,30 @@ KillMode=mixed
 OOMPolicy=continue
 LimitNOFILE=65536
 
+# What it may do. PrivateDevices=, ProtectClock= and MemoryDenyWriteExecute= are left out: graphics
+# processors and just-in-time compilers need what they take away.
+CapabilityBoundingSet={capabilities}
+AmbientCapabilities={capabilities}
 NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectSystem=full
 ProtectHome=read-only
 ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
+ProtectProc=invisible
+RemoveIPC=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+UMask=0027
 
 [Install]
 WantedBy=multi-user.target
