@@ -11,6 +11,7 @@ import select
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from asgictl import derive
 from asgictl.configuration import Configuration, read_env_files
 from asgictl.settings import BindAddress, InheritedDescriptor, SystemdSockets, TcpAddress
 from asgictl.system import kernel, listeners, privileges, spawn
@@ -106,6 +107,7 @@ def _boot(application: str, surroundings: spawn.Surroundings) -> Iterator[Findin
             lifeline_fd=lifeline[0],
             dump_fd=dump_fd,
             beat_interval=1.0,
+            **derive.extensions(settings),
         )
 
     process = spawn.spawn_worker(assignment, surroundings, [], (lifeline[0],))

@@ -51,6 +51,15 @@ def policy_from(settings: Settings) -> Policy:
     )
 
 
+def extensions(settings: Settings) -> dict[str, Any]:
+    """Return the user's own code in a worker, as fields of its assignment."""
+    return {
+        "worker_class": settings.worker_class,
+        "on_worker_start": settings.on_worker_start,
+        "on_worker_stop": settings.on_worker_stop,
+    }
+
+
 def max_workers(settings: Settings) -> int:
     """Return up to how many workers the fleet may be scaled at run time."""
     wanted = 0 if settings.workers == "auto" else int(settings.workers)

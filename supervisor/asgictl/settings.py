@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from asgictl_worker.errors import BadSetting, ContradictorySettings
-from asgictl_worker.settings import WorkerSettings, declarations, setting
+from asgictl_worker.settings import WorkerSettings, declarations, rule_for_function, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,16 @@ def _rule_for_socket_path(text: str) -> None:
     # sockaddr_un holds 108 bytes with the closing NUL on Linux (unix(7)).
     if len(text.encode("utf-8", "surrogateescape")) > 107:
         raise ValueError("a path of at most 107 bytes, as sockets have")
+
+
+def _rule_for_worker_class(text: str) -> None:
+    try:
+        rule_for_function(text)
+    except ValueError:
+        raise ValueError(
+            "module:Class, a subclass of asgictl_worker.Server; Gunicorn's are not needed, since every worker "
+            "serves ASGI, and WSGI with --interface wsgi"
+        ) from None
 
 
 _LISTENERS = "Listeners"
@@ -279,6 +289,29 @@ class Settings(WorkerSettings):
         minimum=0,
         maximum=1024,
     )
+    on_worker_start: tuple[str, ...] = setting(
+        (),
+        "Call this function in each worker before it loads the application (repeat for more); it gets an "
+        "asgictl_worker.Worker and may be a coroutine function. If it raises, the boot has failed.",
+        group=_WORKERS,
+        metavar="NAME",
+        rule=rule_for_function,
+    )
+    on_worker_stop: tuple[str, ...] = setting(
+        (),
+        "Call this function in each worker that leaves, when the application has shut down (repeat for more).",
+        group=_WORKERS,
+        metavar="NAME",
+        rule=rule_for_function,
+    )
+    worker_class: str | None = setting(
+        None,
+        "Serve with this subclass of asgictl_worker.Server, written as module:Class.",
+        group=_WORKERS,
+        flags=("-k",),
+        metavar="NAME",
+        rule=_rule_for_worker_class,
+    )
     # -- Development
     reload: bool = setting(
         False,
@@ -405,8 +438,6 @@ WHERE: Mapping[str, str] = {
 WHERE_TWICE = "both say where to listen"
 
 
-_WORKER_CLASS = "leave it out: every worker serves ASGI, and WSGI by --interface wsgi"
-
 INSTEAD: Mapping[str, str] = {
     # uvicorn
     "--h11-max-incomplete-event-size": "see --limit-request-line and --limit-request-field-size",
@@ -427,7 +458,6 @@ INSTEAD: Mapping[str, str] = {
     "--error-logfile": "log lines go to standard error; see --log-config",
     "--http-parser": "see --http",
     "--initgroups": "the groups of --user are always set",
-    "-k": _WORKER_CLASS,
     "--log-config-json": "--log-config reads JSON too",
     "--log-file": "log lines go to standard error; see --log-config",
     "--logger-class": "see --log-config",
@@ -446,7 +476,6 @@ INSTEAD: Mapping[str, str] = {
     "--reuse-port": "leave it out: the workers share the supervisor's sockets",
     "--suppress-ragged-eofs": "leave it out",
     "--threads": "a worker runs one event loop; see --workers",
-    "--worker-class": _WORKER_CLASS,
     "--worker-connections": "see --limit-concurrency",
     "--worker-tmp-dir": "leave it out: the heartbeat is no file",
     # granian, hypercorn

@@ -392,6 +392,7 @@ class Supervisor:
                 board_fd=self._board,
                 beat_interval=derive.beat_interval(generation.settings.timeout),
                 development=generation.settings.reload,
+                **derive.extensions(generation.settings),
                 **derive.limits(generation.settings, action.slot, self._state.desired),
             )
 

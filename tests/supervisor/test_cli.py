@@ -118,7 +118,7 @@ def test_no_application_is_a_mistake_with_an_example(run):
         (("config", "--explian"), "there is no option --explian; did you mean --explain"),
         (
             ("-k", "uvicorn.workers.UvicornWorker", "a:b"),
-            "there is no option -k; leave it out: every worker serves ASGI, and WSGI by --interface wsgi",
+            "worker_class cannot be 'uvicorn.workers.UvicornWorker' (--worker-class): it must be module:Class",
         ),
         (("a:b", "c:d"), "Got unexpected extra argument (c:d)"),
         (("--port",), "Option '--port' requires an argument."),

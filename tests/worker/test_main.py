@@ -73,6 +73,7 @@ class Worker:
         beat_interval: float = 0.02,
         max_requests: int = 0,
         preloaded: bool = False,
+        **assigned: Any,
     ) -> None:
         self.heard: list[contract.Message] = []
         self.code: int | None = None
@@ -93,6 +94,7 @@ class Worker:
             dump_fd=self.dump_fd,
             beat_interval=beat_interval,
             max_requests=max_requests,
+            **assigned,
         )
         with warnings.catch_warnings():
             # pytest-timeout has a thread, which is no danger to a child that does not touch it.

@@ -14,14 +14,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asgictl_worker.extensions import Worker
     from asgictl_worker.server import Server
     from asgictl_worker.settings import WorkerSettings
 
     __version__: str
 
-__all__ = ["Server", "WorkerSettings", "__version__"]
+__all__ = ["Server", "Worker", "WorkerSettings", "__version__"]
 
-_HOMES = {"Server": "asgictl_worker.server", "WorkerSettings": "asgictl_worker.settings"}
+_HOMES = {
+    "Server": "asgictl_worker.server",
+    "Worker": "asgictl_worker.extensions",
+    "WorkerSettings": "asgictl_worker.settings",
+}
 
 
 def __getattr__(name: str) -> Any:

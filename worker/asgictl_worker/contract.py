@@ -50,7 +50,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """The worker's boot reached a stage: ``fork``, ``import``, ``lifespan`` or ``listen``."""
+    """The worker's boot reached a stage: ``fork``, ``hooks``, ``import``, ``lifespan``, ``listen``."""
 
     TYPE: ClassVar[int] = 2
     stage: str
@@ -256,6 +256,12 @@ class Assignment:
     """Memory that all workers share (``board.py``), or -1."""
     development: bool = False
     """Show tracebacks to clients, and serve that of an application that does not boot."""
+    worker_class: str | None = None
+    """The name of the class that serves, instead of ``Server``."""
+    on_worker_start: tuple[str, ...] = ()
+    """Names of functions to call before the application is loaded."""
+    on_worker_stop: tuple[str, ...] = ()
+    """Names of functions to call after the application has shut down."""
     max_requests: int = 0
     """Ask to be replaced after this many requests; 0 never asks."""
     max_lifetime: float = 0.0

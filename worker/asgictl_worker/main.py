@@ -20,7 +20,7 @@ from types import FrameType
 
 import setproctitle
 
-from asgictl_worker import contract, development, hygiene, logs, tracebacks
+from asgictl_worker import contract, development, extensions, hygiene, logs, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
@@ -196,6 +196,7 @@ class _Worker:
         self.tls = tls
         self.channel = Channel(assignment.channel_fd)
         self.stage = ""
+        self.server_class = Server
         self.reason = ""
         self.recycling = False
         self.terminated = False
@@ -250,7 +251,10 @@ class _Worker:
             return self._fail(error)
         if booted:
             await self._serve()
+        patience = self.loop.time() + self.settings.timeout_lifespan_shutdown
         await self.server.shutdown()
+        left = max(LAST_WORDS, patience - self.loop.time())
+        await extensions.stop(self.assignment.on_worker_stop, self._facts, left)
         await hygiene.cancel_leftovers()
         if self.lag_watch is not None:
             self.lag_watch.stop()
@@ -259,14 +263,11 @@ class _Worker:
 
     async def _boot(self) -> bool:
         """Return whether to serve; False if we are told to leave before that."""
-        self._enter("import")
         if not self.assignment.development:
-            # In the running loop, as everybody does it: applications look for it when imported.
-            app = self.loaded or load(self.assignment.application, self.settings)
-            return await self._start(app, self.settings)
+            return await self._start(await self._load(), self.settings)
         leaving = asyncio.Event()
         try:
-            app = load(self.assignment.application, self.settings)
+            app = await self._load()
             return await self._start(development.explained(app, leaving), self.settings, leaving)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             failed = replace(_failed(self.stage, error), shown=True)
@@ -274,12 +275,29 @@ class _Worker:
         settings = replace(self.settings, lifespan="off")
         return await self._start(development.broken(failed, leaving), settings, leaving)
 
+    async def _load(self) -> Application:
+        """Prepare for the application, and import it."""
+        if self.assignment.on_worker_start:
+            self._enter("hooks")
+            await extensions.start(self.assignment.on_worker_start, self._facts)
+        self._enter("import")
+        if self.assignment.worker_class is not None:
+            name = self.assignment.worker_class
+            self.server_class = extensions.server_class(name, self.settings)
+        # In the running loop, as everybody does it: applications look for it when imported.
+        return self.loaded or load(self.assignment.application, self.settings)
+
+    @property
+    def _facts(self) -> extensions.Worker:
+        mine = self.assignment
+        return extensions.Worker(mine.slot, mine.generation, os.getpid(), self.settings)
+
     async def _start(
         self, app: Application, settings: WorkerSettings, leaving: asyncio.Event | None = None
     ) -> bool:
         """Start an application, and serve it from then on; return whether that is still wanted."""
         self._enter("lifespan")
-        self.server = Server(app, settings, tls=self.tls)
+        self.server = self.server_class(app, settings, tls=self.tls)
         if leaving is not None:
             self.server.stopping = leaving
         # From here on the loop turns, and can react; before, SIGTERM ends the process at once.

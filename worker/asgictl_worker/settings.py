@@ -321,7 +321,8 @@ def parse_header(text: str) -> tuple[bytes, bytes]:
     return name.encode("ascii"), found[2].strip(" \t").encode("latin-1")
 
 
-def _rule_for_function(text: str) -> None:
+def rule_for_function(text: str) -> None:
+    """Hold a text to the form of a name, ``module:function``."""
     if not re.fullmatch(r"[^\s:]+:[^\s:()]+", text):
         raise ValueError("the name of a function, module:function")
 
@@ -583,7 +584,7 @@ class WorkerSettings:
         "instance one that chooses certificates by SNI.",
         group=_TLS,
         metavar="NAME",
-        rule=_rule_for_function,
+        rule=rule_for_function,
     )
     timeout_ssl_handshake: float = setting(
         10.0,
