@@ -148,3 +148,12 @@ async def test_on_a_real_loop_it_ticks_by_itself():
     ticker.start(Service(waiting))
     await until(lambda: waiting.ticks)
     ticker.stop()
+
+
+def test_it_says_at_each_tick_how_late_it_is(loop: FakeLoop) -> None:
+    ticker, seen = Ticker(loop), []  # type: ignore[arg-type,var-annotated]
+    ticker.on_turn = seen.append
+    ticker.start(Service())
+    loop.advance(INTERVAL)
+    loop.advance(INTERVAL + 3.0)
+    assert seen == [pytest.approx(0.0, abs=1e-9), pytest.approx(3.0)]

@@ -172,6 +172,7 @@ class Connection(asyncio.Protocol):
         self._half_closable = ssl_object is None
         service = self.service
         service.connections.add(self)
+        service.counters.connections_total += 1
         settings = service.settings
         patience = (
             settings.drain_idle_window if service.draining else settings.timeout_request_header
@@ -180,6 +181,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the client sent."""
+        self.service.counters.bytes_received += len(data)
         parser = self._parser
         # hot: whoever polls asks for the same again, and it need not be found in the bytes.
         if data == parser.known_head and parser.state == framing.HEAD and not parser.buffer:
@@ -276,7 +278,6 @@ class Connection(asyncio.Protocol):
         if self._tls is not None:
             scope["extensions"]["tls"] = self._tls.copy()
         self._cycle = cycle = self.cycle_class(self, request, scope)
-        service.counters.requests_total += 1
         limit = settings.limit_concurrency
         if limit is not None and service.counters.in_flight >= limit:
             cycle.refuse(BadRequest(503, "too many requests in progress"))

@@ -327,8 +327,15 @@ class _Worker:
         server = self.server
         board = Board(self.assignment.board_fd, self.assignment.worker, self.loop.time())
         self.board = board
-        server.service.on_fewer = board.show
+        service = server.service
+        service.on_fewer = board.show
+        service.counters.share(self.assignment.board_fd, self.assignment.worker)
+        service.ticker.on_turn = self._count
         return lambda: board.allowance(server.connections)
+
+    def _count(self, lateness: float = 0.0) -> None:
+        """Let the supervisor read what was counted until now."""
+        self.server.service.counters.tick(lateness, self.server.connections)
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
@@ -354,6 +361,7 @@ class _Worker:
         self.channel.send(contract.Draining(left=left))
         await self.server.drain()
         # Or the supervisor's totals would miss what was done since the last beat.
+        self._count()
         self._report()
 
     def _beat(self) -> None:

@@ -11,21 +11,11 @@ from typing import Any
 
 from asgictl_worker.access_log import AccessLog
 from asgictl_worker.asgi import Application
+from asgictl_worker.counters import Counters
 from asgictl_worker.http.http1 import DefaultFields
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.timers import Ticker
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the beats report; ``*_total`` only ever grow."""
-
-    in_flight: int = 0
-    """HTTP requests and WebSockets for which the application runs now."""
-    requests_total: int = 0
-    errors_total: int = 0
-    """Exceptions of the application and broken promises (a body too short, no response)."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

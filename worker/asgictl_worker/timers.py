@@ -10,6 +10,7 @@ never fires early, and late by at most two intervals.
 
 import asyncio
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
@@ -18,6 +19,10 @@ INTERVAL = 0.2
 
 NEVER = float("inf")
 """The deadline of something that waits for nothing."""
+
+
+Turned = Callable[[float], None]
+"""Called with each tick, and the seconds by which it is late."""
 
 
 class Ticking(Protocol):
@@ -40,10 +45,21 @@ class Ticker:
 
     Attributes:
         now: monotonic seconds, at most one interval old.
+        on_turn: wants to know of each tick.
         date: the ready-made header line, refreshed once per second.
     """
 
-    __slots__ = ("_connections", "_due", "_handle", "_loop", "_merciful", "_second", "date", "now")
+    __slots__ = (
+        "_connections",
+        "_due",
+        "_handle",
+        "_loop",
+        "_merciful",
+        "_second",
+        "date",
+        "now",
+        "on_turn",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -52,6 +68,7 @@ class Ticker:
         self._second = -1
         self._due = 0.0
         self._merciful = False
+        self.on_turn: Turned | None = None
         self.now = loop.time()
         self.date = b""
         self._refresh()
@@ -82,6 +99,8 @@ class Ticker:
     def _tick(self) -> None:
         self._refresh()
         now = self.now
+        if self.on_turn is not None:
+            self.on_turn(max(0.0, now - self._due))
         # A tick that comes late was held up by the application, and so were the bytes that
         # the clients have sent in the meantime: those are read before anybody is judged. But
         # never twice in a row, for an overloaded worker is always late.

@@ -10,13 +10,15 @@ import logging
 import os
 import sys
 from asyncio import Task
+from bisect import bisect_left
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol
 
 from asgictl_worker.access_log import Details
+from asgictl_worker.counters import BOUNDS, METHOD_CELLS, SHORTEST, STATUS_CELLS
 from asgictl_worker.http.http1 import CONTINUE, Writer
-from asgictl_worker.http.request import BadRequest, Request
+from asgictl_worker.http.request import METHODS, BadRequest, Request
 from asgictl_worker.http.response import (
     ClientDisconnected,
     IncompleteResponse,
@@ -43,6 +45,9 @@ FILE_PART = 256 * 1024
 
 # hot: names of the module are found faster than attributes of the class
 _WAITING, _HELD, _STREAMING, _COMPLETE = Phase
+
+# hot: a plain dictionary; "-" stands for the method of what cannot be understood
+_METHOD_CELLS = {method: METHOD_CELLS[method] for method in (*METHODS.split(), "-")}
 
 TASK_OPTIONS: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 """Eagerly: most applications answer without waiting, and the event loop need not turn."""
@@ -104,8 +109,7 @@ class HTTPCycle:
     def start(self) -> None:
         """Run the application, until it waits for something if the Python is new enough."""
         service = self._connection.service
-        if service.access_log is not None:
-            self._started = perf_counter()
+        self._started = perf_counter()
         task = Task(
             self._run(service), loop=service.loop, context=service.context.copy(), **TASK_OPTIONS
         )
@@ -163,7 +167,7 @@ class HTTPCycle:
 
         To the application, if it runs, the client is gone.
         """
-        # The application may not have been started, and the access log wants to know since when.
+        # The application may not have been started.
         self._started = self._started or perf_counter()
         if self.is_answerable:
             self._answer(error.status, error.reason, close=True)
@@ -254,23 +258,34 @@ class HTTPCycle:
         if type(body) is not bytes:
             body = _as_bytes(body)
         connection = self._connection
-        data = connection.writer.body(body, more)
+        writer = connection.writer
+        counters = connection.service.counters
+        data = writer.body(body, more)
         if isinstance(data, bytes):
             if data:
+                counters.bytes_sent += len(data)
                 connection.transport.write(data)
         else:
             # Not writelines(): asyncio's never pauses the writer before CPython 3.13.2
             # (CVE-2024-12254), and a client that does not read would fill the memory.
             for part in filter(None, data):
+                counters.bytes_sent += len(part)
                 connection.transport.write(part)
         if more:
             self._phase = _STREAMING
             return
         self._phase = _COMPLETE
+        # hot: from here _log(), without the calls and without doubt
+        request = self._request
+        seconds = perf_counter() - self._started
+        counters.cells[
+            _METHOD_CELLS[request.method]
+            + STATUS_CELLS[writer.status]
+            + (bisect_left(BOUNDS, seconds) if seconds > SHORTEST else 0)
+        ] += 1
+        counters.seconds += seconds
         access_log = connection.service.access_log
-        if access_log is not None:  # hot: _log(), without the call and without doubt
-            request = self._request
-            writer = connection.writer
+        if access_log is not None:
             access_log.request(
                 connection.peer,
                 request.method,
@@ -278,7 +293,7 @@ class HTTPCycle:
                 request.http_version,
                 writer.status,
                 writer.size,
-                perf_counter() - self._started,
+                seconds,
                 self,
             )
         if self._waiters is not None:
@@ -369,18 +384,22 @@ class HTTPCycle:
 
     def _log(self) -> None:
         service = self._connection.service
+        request = self._request
+        writer = self._connection.writer
+        written = self._phase is not _WAITING and self._phase is not _HELD
+        status = writer.status if written else CLIENT_LEFT
+        # The application may not have been started.
+        seconds = perf_counter() - self._started if self._started else 0.0
+        service.counters.request(request.method, status, seconds)
         if service.access_log is not None:
-            request = self._request
-            writer = self._connection.writer
-            written = self._phase is not _WAITING and self._phase is not _HELD
             service.access_log.request(
                 self._connection.peer,
                 request.method,
                 request.target,
                 request.http_version,
-                writer.status if written else CLIENT_LEFT,
+                status,
                 writer.size if written else 0,
-                perf_counter() - self._started,
+                seconds,
                 self,
             )
 

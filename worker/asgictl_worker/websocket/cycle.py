@@ -31,7 +31,7 @@ from http import HTTPStatus
 from typing import Any
 
 from asgictl_worker.access_log import Details
-from asgictl_worker.http.cycle import RETRY_AFTER, TASK_OPTIONS, is_about_disconnect
+from asgictl_worker.http.cycle import CLIENT_LEFT, RETRY_AFTER, TASK_OPTIONS, is_about_disconnect
 from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.request import Request
 from asgictl_worker.http.response import ClientDisconnected, ResponseError
@@ -202,7 +202,7 @@ class WebSocketCycle(asyncio.Protocol):
         self._request = request
         self._scope = scope
         self._peer = "unix" if client is None else f"{client[0]}:{client[1]}"
-        self._started = time.perf_counter() if service.access_log is not None else 0.0
+        self._started = time.perf_counter()
         self._state = _CONNECTING
         self._task: asyncio.Task[None] | None = None
         self._aborted = False
@@ -239,7 +239,8 @@ class WebSocketCycle(asyncio.Protocol):
         self._transport.resume_reading()
         self._early = early
         counters = service.counters
-        counters.requests_total += 1
+        counters.websockets += 1
+        counters.websockets_total += 1
         limit = service.settings.limit_concurrency
         try:
             if limit is not None and counters.in_flight >= limit:
@@ -277,6 +278,8 @@ class WebSocketCycle(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client: messages, pings, and the end."""
         self._heard = True
+        counters = self._service.counters
+        counters.bytes_received += len(data)
         state = self._state
         if state is not _OPEN and state is not _CLOSING:
             if state is not _CLOSED:
@@ -293,6 +296,7 @@ class WebSocketCycle(asyncio.Protocol):
             else:
                 self._control(event)
                 continue
+            counters.messages_received += 1
             if self._state is _OPEN:
                 queue.append(message)
                 if len(event) >= LARGE_MESSAGE:
@@ -337,6 +341,7 @@ class WebSocketCycle(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits for this client."""
         self._service.forget(self)
+        self._service.counters.websockets -= 1
         self.deadline = NEVER
         if self._state is _CONNECTING or self._state is _DENYING:
             self._log(0)
@@ -433,9 +438,13 @@ class WebSocketCycle(asyncio.Protocol):
             if kind == "websocket.send":
                 text = message.get("text")
                 if type(text) is str and message.get("bytes") is None:  # hot: saves a call
-                    self._transport.write(self._frames.text(text))
+                    frame = self._frames.text(text)
                 else:
-                    self._transport.write(self._frame(message))
+                    frame = self._frame(message)
+                counters = self._service.counters
+                counters.messages_sent += 1
+                counters.bytes_sent += len(frame)
+                self._transport.write(frame)
                 return
             if kind == "websocket.close":
                 self._close_for_application(message)
@@ -583,12 +592,10 @@ class WebSocketCycle(asyncio.Protocol):
         more = message.get("more_body", False)
         data = self._writer.body(body, more)
         self._head_sent = True
-        if isinstance(data, bytes):
-            self._transport.write(data)
-        else:
-            # Not writelines(): CVE-2024-12254, as in http/cycle.py.
-            for part in filter(None, data):
-                self._transport.write(part)
+        # Not writelines(): CVE-2024-12254, as in http/cycle.py.
+        for part in filter(None, (data,) if isinstance(data, bytes) else data):
+            self._service.counters.bytes_sent += len(part)
+            self._transport.write(part)
         if not more:
             self._log(self._writer.status)
             self._disconnected(CloseCode.ABNORMAL, "")
@@ -630,9 +637,11 @@ class WebSocketCycle(asyncio.Protocol):
 
     def _log(self, status: int) -> None:
         """Note how the handshake was answered; 0 if nobody was there any more."""
+        request = self._request
+        seconds = time.perf_counter() - self._started
+        self._service.counters.request(request.method, status or CLIENT_LEFT, seconds)
         access_log = self._service.access_log
         if access_log is not None:
-            request = self._request
             access_log.request(
                 self._peer,
                 request.method,
@@ -640,6 +649,6 @@ class WebSocketCycle(asyncio.Protocol):
                 request.http_version,
                 status,
                 self._writer.size if status else 0,
-                time.perf_counter() - self._started,
+                seconds,
                 self,
             )
