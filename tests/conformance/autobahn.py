@@ -24,12 +24,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.conformance import page
 from tests.kit import Project, Server
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-autobahn"
 STAMP = ENVIRONMENT / ".installed"
-PAGE = ROOT / "docs" / "reference" / "conformance.md"
 LOOPS = ("asyncio", "uvloop")
 
 REQUIREMENTS = (
@@ -178,11 +178,9 @@ def failures(verdicts: Verdicts) -> list[str]:
     ]
 
 
-def page(verdicts: Verdicts) -> str:
-    """Return the reference page."""
+def render(verdicts: Verdicts) -> str:
+    """Return the section of the reference page."""
     lines = [
-        "# Conformance of WebSockets",
-        "",
         "The [Autobahn test suite](https://github.com/crossbario/autobahn-testsuite) has become what",
         "WebSocket implementations are measured by. Its fuzzing client talks to an echo application",
         "served by asgictl, with the default settings. Each cell says how many cases ended as the suite",
@@ -202,7 +200,7 @@ def page(verdicts: Verdicts) -> str:
     ]
     lines += ["| | **all** | " + " | ".join(total) + " |", ""]
     lines += [f"* {line}" for line in failures(verdicts)]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return "\n".join(lines).rstrip("\n")
 
 
 def _cell(cases: Mapping[str, str], section: int) -> str:
@@ -226,7 +224,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.conformance.autobahn")
     parser.add_argument("--cases", nargs="+", default=["*"], help="such as 1.* or 7.1.1")
     parser.add_argument("--loop", choices=LOOPS, action="append", help="only this event loop")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help="update docs/reference/conformance.md")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -237,7 +235,7 @@ def main() -> int:
     for line in failures(verdicts):
         sys.stdout.write(f"{line}\n")
     if arguments.write:
-        PAGE.write_text(page(verdicts), encoding="utf-8")
+        page.write("autobahn", render(verdicts))
     return 1 if failures(verdicts) else 0
 
 

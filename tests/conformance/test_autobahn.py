@@ -28,8 +28,8 @@ def test_the_page_counts_and_names_what_is_not_as_it_should_be():
         "7.1.10 on asyncio: FAILED",
         "1.1.2 on uvloop: OK, close UNCLEAN",
     ]
-    page = autobahn.page(verdicts)
+    page = autobahn.render(verdicts)
     assert "| 1 | Framing: text and binary messages | 2 / 2 (1 informational) | 1 / 2 |" in page
     assert "| 7 | Closing | 1 / 2 | not run |" in page
     assert "| | **all** | 3 / 4 | 1 / 2 |" in page
-    assert page.endswith("* 7.1.10 on asyncio: FAILED\n* 1.1.2 on uvloop: OK, close UNCLEAN\n")
+    assert page.endswith("* 7.1.10 on asyncio: FAILED\n* 1.1.2 on uvloop: OK, close UNCLEAN")
