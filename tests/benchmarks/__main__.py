@@ -1,6 +1,7 @@
 """The command: take samples of servers in turn, print a table, write the page."""
 
 import argparse
+import compileall
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any
 
 from tests.benchmarks.cases import CASES, Bench, Sample
 from tests.benchmarks.report import Results, markdown, write_page
-from tests.benchmarks.servers import COMMANDS, pin_client
+from tests.benchmarks.servers import COMMANDS, ROOT, pin_client
 
 
 def arguments() -> argparse.Namespace:
@@ -42,6 +43,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure and report."""
     pin_client()
+    # What is installed has its bytecode; a checkout may not, and would start slowly.
+    for package in ("supervisor", "worker"):
+        compileall.compile_dir(ROOT / package, quiet=1)
     options = arguments()
     if options.from_json:
         read = json.loads(Path(options.from_json).read_text())

@@ -1,5 +1,7 @@
 """The applications that the benchmarks serve: plain ASGI, so that the server is what is measured."""
 
+import asyncio
+import gc
 import os
 from typing import Any
 
@@ -64,3 +66,37 @@ async def websocket(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "websocket.send", "text": text})
         else:
             await send({"type": "websocket.send", "bytes": message["bytes"]})
+
+
+async def waiting(scope: Any, receive: Any, send: Any) -> None:
+    """Answer after 10 ms, as if a database had been asked."""
+    await asyncio.sleep(0.01)
+    await plain(scope, receive, send)
+
+
+async def collecting(scope: Any, receive: Any, send: Any) -> None:
+    """Answer like ``plain``; /collect runs the garbage collector before."""
+    if scope["path"] == "/collect":
+        gc.collect()
+        scope["path"] = "/pid"
+    await plain(scope, receive, send)
+
+
+_listeners: set[Any] = set()
+
+
+async def broadcast(scope: Any, receive: Any, send: Any) -> None:
+    """Send each message to all WebSockets that are open."""
+    if scope["type"] == "http":
+        await plain(scope, receive, send)
+        return
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    _listeners.add(send)
+    try:
+        while (message := await receive())["type"] == "websocket.receive":
+            for listener in tuple(_listeners):
+                await listener({"type": "websocket.send", "text": message["text"]})
+    finally:
+        _listeners.discard(send)

@@ -44,6 +44,8 @@ class HttpLoad:
     ``pipeline`` requests go out in one write; ``body`` makes it a POST.
     """
 
+    scheme: str = "http"
+
     connections: int = 32
     headers: dict[str, str] = field(default_factory=dict)
     body: int = 0
@@ -81,7 +83,7 @@ class HttpLoad:
                 script.name,
             ]
             output = subprocess.run(
-                [*command, f"http://127.0.0.1:{port}/"],
+                [*command, f"{self.scheme}://127.0.0.1:{port}/"],
                 preexec_fn=pin_client,
                 check=True,
                 capture_output=True,
@@ -100,17 +102,36 @@ class WebSocketLoad:
 
     def run(self, port: int, seconds: float) -> Answers:
         """Run the load for a while, in a process of its own, and return what came back."""
-        command = [sys.executable, "-m", "tests.benchmarks.load", str(port), str(self.size)]
-        output = subprocess.run(
-            [*command, str(self.connections), str(seconds)],
-            cwd=ROOT,
-            preexec_fn=pin_client,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=seconds + 30,
-        ).stdout
-        return Answers(**json.loads(output.strip().splitlines()[-1]))
+        return _run_here(port, self.size, self.connections, seconds, "echo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BroadcastLoad:
+    """Messages that one WebSocket sends and all receive; the next when each has the last.
+
+    An answer is the arrival of a message at one client.
+    """
+
+    size: int
+    connections: int = 64
+
+    def run(self, port: int, seconds: float) -> Answers:
+        """Run the load for a while, in a process of its own, and return what came back."""
+        return _run_here(port, self.size, self.connections, seconds, "broadcast")
+
+
+def _run_here(port: int, size: int, connections: int, seconds: float, kind: str) -> Answers:
+    command = [sys.executable, "-m", "tests.benchmarks.load", str(port), str(size)]
+    output = subprocess.run(
+        [*command, str(connections), str(seconds), kind],
+        cwd=ROOT,
+        preexec_fn=pin_client,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 30,
+    ).stdout
+    return Answers(**json.loads(output.strip().splitlines()[-1]))
 
 
 class _EchoClient(asyncio.Protocol):
@@ -177,21 +198,49 @@ class _EchoClient(asyncio.Protocol):
             self.tally.errors += 1
 
 
+class _Listener(_EchoClient):
+    """One of a group: its message goes out again when all of the group have received it."""
+
+    def __init__(self, size: int, tally: "_Tally", group: list["_Listener"], members: int) -> None:
+        super().__init__(size, tally)
+        # All are sent the same, so each can check it.
+        if group:
+            self.frame, self.echo = group[0].frame, group[0].echo
+        group.append(self)
+        self.group, self.members = group, members
+
+    def send(self) -> None:
+        """Be ready; the last one that is begins."""
+        self.missing = len(self.echo)
+        self.sent = time.perf_counter()
+        self.tally.ready += 1
+        if self.tally.ready == self.members:
+            self.tally.ready = 0
+            self.group[0].transport.write(self.group[0].frame)
+
+
 class _Tally:
     def __init__(self) -> None:
         self.latencies: list[float] = []
         self.errors = 0
         self.over = False
+        self.ready = 0
         self.count = self.latencies.append
 
 
-async def _websockets(port: int, size: int, connections: int, seconds: float) -> Answers:
+async def _websockets(port: int, size: int, connections: int, seconds: float, kind: str) -> Answers:
     loop = asyncio.get_running_loop()
     tally = _Tally()
+    group: list[_Listener] = []
+
+    def client() -> asyncio.Protocol:
+        if kind == "echo":
+            return _EchoClient(size, tally)
+        return _Listener(size, tally, group, connections)
+
     began = time.perf_counter()
     clients = [
-        (await loop.create_connection(lambda: _EchoClient(size, tally), "127.0.0.1", port))[0]
-        for _ in range(connections)
+        (await loop.create_connection(client, "127.0.0.1", port))[0] for _ in range(connections)
     ]
     await asyncio.sleep(seconds)
     tally.over = True
@@ -209,14 +258,14 @@ async def _websockets(port: int, size: int, connections: int, seconds: float) ->
 
 
 def main() -> None:
-    """Run the WebSocket load: PORT SIZE CONNECTIONS SECONDS."""
+    """Run the WebSocket load: PORT SIZE CONNECTIONS SECONDS KIND."""
     run = asyncio.run
     with contextlib.suppress(ImportError):
         import uvloop
 
         run = uvloop.run
     port, size, connections = map(int, sys.argv[1:4])
-    result = run(_websockets(port, size, connections, float(sys.argv[4])))
+    result = run(_websockets(port, size, connections, float(sys.argv[4]), sys.argv[5]))
     sys.stdout.write(json.dumps({name: getattr(result, name) for name in result.__slots__}) + "\n")
 
 

@@ -1,10 +1,12 @@
 """The servers that are compared, how each is started, and what its processes cost."""
 
 import contextlib
+import dataclasses
 import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -30,17 +32,31 @@ class Launch:
     workers: int = 1
     keep_alive: int = 75
     """Seconds; longer than any case lasts."""
+    preload: bool = False
+    """Load the application before the workers are forked, where that is offered."""
+    certificate: Path | None = None
+    """Speak TLS with this chain and its key, both in one file."""
 
 
 def _asgictl(launch: Launch) -> list[str]:
     log = "--access-log" if launch.access_log else "--no-access-log"
     options = ["--workers", str(launch.workers), "--port", str(launch.port)]
     keep_alive = ["--timeout-keep-alive", str(launch.keep_alive)]
-    return ["-m", "asgictl", launch.application, *options, log, *keep_alive]
+    preload = ["--preload"] * launch.preload
+    return [
+        *["-m", "asgictl", launch.application, *options, log, *keep_alive, *preload],
+        *_tls(launch, "--ssl-certfile", "--ssl-keyfile"),
+    ]
+
+
+def _tls(launch: Launch, certificate: str, key: str) -> list[str]:
+    if launch.certificate is None:
+        return []
+    return [certificate, str(launch.certificate), key, str(launch.certificate)]
 
 
 def _uvicorn(launch: Launch) -> list[str]:
-    return ["-m", "uvicorn", *_asgictl(launch)[2:]]
+    return ["-m", "uvicorn", *_asgictl(dataclasses.replace(launch, preload=False))[2:]]
 
 
 def _granian(launch: Launch) -> list[str]:
@@ -54,6 +70,7 @@ def _granian(launch: Launch) -> list[str]:
         "--loop",
         "uvloop",
         *options,
+        *_tls(launch, "--ssl-certificate", "--ssl-keyfile"),
         log,
         launch.application,
     ]
@@ -63,14 +80,18 @@ def _gunicorn(launch: Launch) -> list[str]:
     log = ["--access-logfile", "-"] if launch.access_log else []
     options = ["-w", str(launch.workers), "-b", f"127.0.0.1:{launch.port}", "--no-control-socket"]
     keep_alive = ["--keep-alive", str(launch.keep_alive)]
-    return ["-m", "gunicorn", "-k", "asgi", *options, *keep_alive, *log, launch.application]
+    preload = ["--preload"] * launch.preload
+    tls = _tls(launch, "--certfile", "--keyfile")
+    more = [*options, *keep_alive, *log, *preload, *tls]
+    return ["-m", "gunicorn", "-k", "asgi", *more, launch.application]
 
 
 def _hypercorn(launch: Launch) -> list[str]:
     log = ["--access-logfile", "-"] if launch.access_log else []
     options = ["-w", str(launch.workers), "-b", f"127.0.0.1:{launch.port}"]
     keep_alive = ["--keep-alive", str(launch.keep_alive)]
-    return ["-m", "hypercorn", "-k", "uvloop", *options, *keep_alive, *log, launch.application]
+    more = [*options, *keep_alive, *log, *_tls(launch, "--certfile", "--keyfile")]
+    return ["-m", "hypercorn", "-k", "uvloop", *more, launch.application]
 
 
 def _floor(launch: Launch) -> list[str]:
@@ -93,10 +114,13 @@ class Server:
     ``process`` is the one that was started; workers are found as its children.
     """
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], launch: Launch, log: Path
+    ) -> None:
         self.name = name
         self.process = process
-        self.port = port
+        self.port = launch.port
+        self.tls = launch.certificate is not None
         self.log = log
         self.started = time.monotonic()
 
@@ -125,6 +149,12 @@ class Server:
     def answers(self) -> bool:
         """Return whether a request is answered now."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        if self.tls:
+            # It is the certificate of this benchmark, and nobody else is there.
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", self.port, timeout=5, context=context
+            )
         try:
             connection.request("GET", "/", headers={"connection": "close"})
             return connection.getresponse().status == 200
@@ -190,7 +220,7 @@ def start(name: str, launch: Launch, *, python: str, log: Path) -> Server:
             stderr=subprocess.STDOUT,
             preexec_fn=pin_server,
         )
-    return Server(name, process, launch.port, log)
+    return Server(name, process, launch, log)
 
 
 def pin_server() -> None:
