@@ -2,10 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 import uvloop
+from tests.worker.http.wire import Peer
+from tests.worker.waiting import until
+
+from asgictl_worker.connection import Connection
+from asgictl_worker.service import Service
 
 
 def pytest_asyncio_loop_factories(
@@ -27,3 +33,29 @@ def untouched_logging() -> Iterator[None]:
         each.handlers[:] = handlers
         each.setLevel(level)
         each.propagate, each.disabled = propagate, disabled
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Any]:
+    """Serve an application on a real socket; return its address and the service."""
+    servers: list[tuple[asyncio.Server, Service]] = []
+
+    async def serve(app: Any, *, ssl: Any = None, **settings: Any) -> tuple[Any, Service]:
+        peer = Peer(app, **settings)
+        service = peer.service
+        peer.lose()
+        service.ticker.start(service)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0, ssl=ssl)
+        servers.append((server, service))
+        return server.sockets[0].getsockname(), service
+
+    yield serve
+    for server, service in servers:
+        server.close()
+        for connection in list(service.connections):
+            connection.abort()
+        for task in list(service.tasks):
+            task.cancel()
+        await until(lambda service=service: not service.connections and not service.tasks)
+        service.ticker.stop()

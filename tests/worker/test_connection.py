@@ -4,6 +4,7 @@ import asyncio
 import socket
 import struct
 import sys
+from typing import Any
 
 import pytest
 from tests.worker.http.wire import (
@@ -22,7 +23,6 @@ from asgictl_worker.connection import (
     LINGER,
     MAX_BURST,
     MAX_DISCARDED,
-    Connection,
     parser_class,
 )
 from asgictl_worker.http.cycle import HIGH_WATER
@@ -399,6 +399,51 @@ async def test_an_end_of_the_client_between_requests_ends_the_connection():
     assert peer.transport.closed
 
 
+@pytest.mark.parametrize("count", [1, MAX_BURST + 5])
+@pytest.mark.parametrize("rest", [b"", b"GET / HT"])
+async def test_requests_that_wait_are_answered_to_a_client_that_has_half_closed(
+    count, rest, parser
+):
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        await hello(scope, receive, send)
+
+    peer = Peer(slow, http=parser)
+    peer.send(GET * (count + 1) + rest)
+    peer.send_eof()
+    assert not peer.transport.closed
+    await peer.written_is(HELLO * (count + 1))
+    await until(lambda: peer.transport.closed)
+    assert peer.written == HELLO * (count + 1)
+
+
+async def test_a_waiting_request_whose_body_will_never_come_is_told_so(parser):
+    kinds = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["method"] == "GET":
+            await asyncio.sleep(0)
+            await hello(scope, receive, send)
+            return
+        while not kinds or kinds[-1] == "http.request":
+            kinds.append((await receive())["type"])
+
+    peer = Peer(app, http=parser)
+    peer.send(GET + b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nab")
+    peer.send_eof()
+    await until(lambda: peer.transport.closed)
+    assert kinds == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+async def test_the_answer_to_a_head_that_is_refused_has_no_content(cut, parser):
+    peer = Peer(hello, http=parser)
+    peer.send(b"HEAD / HTTP/1.1\r\n\r\n", cut=cut)
+    assert peer.written.startswith(b"HTTP/1.1 400 ")
+    assert peer.written.endswith(b"\r\n\r\n")
+    assert peer.log.lines == ["10.0.0.7:52100 HEAD - 1.1 400 0"]
+
+
 async def test_requests_behind_each_other_are_all_answered_to_a_half_closed_client():
     peer = Peer(hello)
     peer.send(GET)
@@ -410,6 +455,249 @@ async def test_requests_behind_each_other_are_all_answered_to_a_half_closed_clie
     assert peer.written == HELLO + response(b"GET /? ")
 
 
+# -- Requests that take too long
+
+
+async def test_a_request_that_takes_too_long_is_cancelled_and_answered_504(parser, caplog):
+    peer = Peer(never, http=parser, timeout_request=5.0)
+    peer.send(GET)
+    await turns()
+    peer.wait(4.0)
+    assert peer.written == b""
+    peer.wait(1.0)
+    assert peer.written == refusal(b"504 Gateway Timeout", b"the application took too long")
+    await peer.idle()
+    assert peer.transport.closed
+    assert 'out of time, cancelled "GET / HTTP/1.1"' in caplog.text
+    assert peer.service.counters.in_flight == 0
+
+
+async def test_by_default_a_request_may_take_its_time():
+    peer = Peer(never)
+    peer.send(GET)
+    await turns()
+    assert peer.connection.deadline == NEVER
+
+
+async def test_a_request_that_was_answered_in_time_leaves_no_deadline_behind():
+    peer = Peer(hello, timeout_request=5.0, timeout_keep_alive=60.0)
+    peer.send(GET)
+    await peer.written_is(HELLO)
+    peer.wait(6.0)
+    peer.send(GET)
+    await peer.written_is(HELLO * 2)
+
+
+async def test_a_response_that_takes_too_long_is_cut():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await asyncio.Event().wait()
+
+    peer = Peer(app, timeout_request=5.0)
+    peer.send(GET)
+    await until(lambda: peer.written)
+    peer.wait(5.0)
+    assert peer.transport.closed
+    assert not peer.written.endswith(b"0\r\n\r\n")
+    await peer.idle()
+
+
+async def test_an_application_that_ignores_its_time_out_hears_that_nobody_listens():
+    go = asyncio.Event()
+    outcome = []
+
+    async def app(scope, receive, send):
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                outcome.append("cancelled")
+        outcome.append((await receive())["type"])
+        try:
+            await hello(scope, receive, send)
+        except OSError:
+            outcome.append("refused")
+
+    peer = Peer(app, timeout_request=5.0)
+    peer.send(GET)
+    await turns()
+    peer.wait(5.0)
+    await turns()
+    go.set()
+    await peer.idle()
+    assert outcome == ["cancelled", "http.disconnect", "refused"]
+    assert peer.written.startswith(b"HTTP/1.1 504 ")
+
+
+POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+NO_BODY = refusal(b"408 Request Timeout", b"the body of the request did not arrive in time")
+
+
+@pytest.mark.parametrize("sent", [POST, POST + b"abc", CHUNKED, CHUNKED + b"3\r\nabc"])
+async def test_a_body_that_stops_arriving_is_408(sent, parser):
+    peer = Peer(echo, http=parser, timeout_request_body=5.0)
+    peer.send(sent)
+    await turns()
+    peer.wait(4.0)
+    assert peer.written == b""
+    peer.wait(1.0)
+    assert peer.written == NO_BODY
+    assert peer.transport.eof_written
+    peer.lose()
+
+
+async def test_a_body_that_arrives_slowly_is_taken(parser):
+    peer = Peer(echo, http=parser, timeout_request_body=5.0)
+    peer.send(POST)
+    for _ in range(10):
+        await turns()
+        peer.wait(4.0)
+        peer.send(b"x")
+    await peer.written_is(response(b"POST /? xxxxxxxxxx"))
+
+
+async def test_a_client_is_not_blamed_while_nobody_reads_its_body():
+    go = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await go.wait()
+        await echo(scope, receive, send)
+
+    peer = Peer(app, timeout_request_body=5.0)
+    size = 2 * HIGH_WATER
+    peer.send(POST.replace(b"10", b"%d" % size) + bytes(size - 1))
+    await turns()
+    assert not peer.transport.reading
+    peer.wait(60.0)
+    assert peer.written == b""
+    go.set()
+    await until(lambda: peer.transport.reading)
+    peer.wait(4.0)
+    peer.send(b"\0")
+    await peer.written_is(response(b"POST /? " + bytes(size)))
+
+
+async def test_a_client_that_waits_for_continue_is_not_blamed():
+    go = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await go.wait()
+        await echo(scope, receive, send)
+
+    peer = Peer(app, timeout_request_body=5.0)
+    peer.send(POST.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n"))
+    await turns()
+    peer.wait(60.0)
+    assert peer.written == b""
+    go.set()
+    await until(lambda: peer.written)
+    peer.wait(4.0)
+    peer.send(b"0123456789")
+    await until(lambda: b"POST /? 0123456789" in peer.written)
+
+
+async def test_a_body_that_stops_in_the_middle_of_the_response_cuts_it():
+    messages = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        messages.append(await receive())
+        messages.append(await receive())
+
+    peer = Peer(app, timeout_request_body=5.0)
+    peer.send(POST + b"abc")
+    await until(lambda: messages)
+    peer.wait(5.0)
+    await peer.idle()
+    assert messages[1] == {"type": "http.disconnect"}
+    assert peer.transport.closed
+
+
+# -- Clients that do not read
+
+
+async def test_a_client_that_reads_nothing_is_cut(parser):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        for _ in range(9):
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+
+    peer = Peer(app, http=parser, timeout_write=10.0)
+    peer.transport.full = True
+    peer.connection.pause_writing()
+    peer.send(GET)
+    await turns()
+    peer.wait(9.0)
+    assert not peer.transport.closed
+    peer.wait(4.0)
+    assert peer.transport.aborted
+    peer.lose()
+    await peer.idle()
+
+
+async def test_a_client_that_reads_a_little_now_and_then_is_waited_for():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body"})
+
+    peer = Peer(app, timeout_write=10.0)
+    peer.connection.pause_writing()
+    peer.send(GET)
+    await turns()
+    for left in range(20, 0, -1):
+        peer.transport.full = left
+        peer.wait(6.0)
+    assert not peer.transport.closed
+    peer.transport.full = 0
+    peer.connection.resume_writing()
+    await peer.idle()
+    assert peer.written.endswith(b"0\r\n\r\n")
+
+
+async def test_without_the_time_out_a_client_may_wait_as_long_as_it_likes():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+
+    peer = Peer(app, timeout_write=None)
+    peer.transport.full = True
+    peer.connection.pause_writing()
+    peer.send(GET)
+    await turns()
+    peer.wait(1000.0)
+    assert not peer.transport.closed
+
+
+@pytest.mark.parametrize("request_", [GET, GET.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n")])
+async def test_a_client_that_does_not_read_its_last_answer_is_cut(request_):
+    peer = Peer(hello, timeout_keep_alive=5.0, timeout_write=10.0)
+    peer.send(request_)
+    await peer.idle()
+    peer.transport.full = True
+    peer.connection.on_tick(peer.service.ticker.now)
+    peer.wait(9.0)
+    assert not peer.transport.aborted
+    peer.wait(4.0)
+    assert peer.transport.aborted
+
+
+async def test_a_client_still_reads_its_answer_when_the_connection_has_been_idle_for_long():
+    peer = Peer(hello, timeout_keep_alive=5.0, timeout_write=10.0)
+    peer.send(GET)
+    await peer.written_is(HELLO)
+    for left in range(5, 0, -1):
+        peer.transport.full = left
+        peer.wait(8.0)
+        assert not peer.transport.closed
+    peer.transport.full = 0
+    peer.wait(5.0)
+    assert peer.transport.closed
+
+
 # -- Draining
 
 
@@ -418,7 +706,7 @@ async def test_while_draining_an_idle_connection_has_a_window_and_is_then_closed
     peer.send(GET)
     await peer.written_is(HELLO)
     peer.service.draining = True
-    peer.connection.drain(peer.service.ticker.now)
+    peer.connection.drain(peer.service.ticker.now, peer.service.ticker.now)
     peer.wait(0.2)
     assert not peer.transport.closed
     peer.wait(0.8)
@@ -428,7 +716,7 @@ async def test_while_draining_an_idle_connection_has_a_window_and_is_then_closed
 async def test_while_draining_a_request_in_the_window_is_answered_and_closed(parser):
     peer = Peer(hello, http=parser, drain_idle_window=1.0)
     peer.service.draining = True
-    peer.connection.drain(peer.service.ticker.now)
+    peer.connection.drain(peer.service.ticker.now, peer.service.ticker.now)
     peer.send(GET)
     await peer.written_is(response(b"hello", end=CLOSE))
     assert peer.transport.closed
@@ -445,7 +733,7 @@ async def test_while_draining_requests_in_progress_are_finished(parser):
     peer.send(GET)
     await turns()
     peer.service.draining = True
-    peer.connection.drain(peer.service.ticker.now)
+    peer.connection.drain(peer.service.ticker.now, peer.service.ticker.now)
     peer.wait(100.0)
     go.set()
     await peer.written_is(response(b"hello", end=CLOSE))
@@ -465,12 +753,113 @@ async def test_a_response_that_had_begun_before_the_drain_is_followed_by_the_win
     peer.send(GET)
     await until(lambda: peer.written)
     peer.service.draining = True
-    peer.connection.drain(peer.service.ticker.now)
+    peer.connection.drain(peer.service.ticker.now, peer.service.ticker.now)
     go.set()
     await peer.idle()
     assert not peer.transport.closed
     peer.wait(1.0)
     assert peer.transport.closed
+
+
+EVENTS = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
+}
+
+
+def stream(outcome, start=EVENTS):
+    """An application that sends something whenever the event that it returns is set."""
+    go = asyncio.Event()
+
+    async def app(scope, receive, send):
+        assert (await receive())["type"] == "http.request"
+        await send(start)
+        try:
+            while True:
+                await send(
+                    {"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True}
+                )
+                await go.wait()
+                go.clear()
+        except OSError:
+            outcome.append("refused")
+            outcome.append((await receive())["type"])
+
+    return app, go
+
+
+async def test_while_draining_a_stream_of_events_is_ended_when_it_is_its_turn(parser):
+    outcome = []
+    app, go = stream(outcome)
+    peer = Peer(app, http=parser)
+    peer.send(GET)
+    await until(lambda: peer.written)
+    peer.service.draining = peer.service.has_deadlines = True
+    now = peer.service.ticker.now
+    peer.connection.drain(now, now + 3.0)
+    peer.wait(2.0)
+    assert not peer.transport.closed
+    peer.wait(1.0)
+    assert peer.written.endswith(b"9\r\ndata: 1\n\n\r\n0\r\n\r\n")
+    assert peer.transport.closed
+    assert peer.log.lines == ["10.0.0.7:52100 GET / 1.1 200 9"]
+    go.set()
+    await peer.idle()
+    assert outcome == ["refused", "http.disconnect"]
+
+
+@pytest.mark.parametrize("new", [False, True])
+async def test_a_stream_of_events_that_begins_while_draining_is_ended_soon(new):
+    app, go = stream([])
+    peer = Peer(app)
+    peer.service.draining = peer.service.has_deadlines = True
+    if new:
+        peer = Peer(app, service=peer.service)
+    else:
+        now = peer.service.ticker.now
+        peer.connection.drain(now, now)
+    peer.send(GET)
+    await until(lambda: peer.written)
+    peer.wait(2.0)
+    assert peer.written.endswith(b"0\r\n\r\n")
+    go.set()
+    await peer.idle()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"content-type", b"text/plain"), (b"x-type", b"text/event-stream")],
+        [(b"content-type", b"text/event-stream"), (b"content-length", b"1000")],
+    ],
+)
+async def test_while_draining_other_streams_go_on(headers):
+    app, go = stream([], {**EVENTS, "headers": headers})
+    peer = Peer(app)
+    peer.send(GET)
+    await until(lambda: peer.written)
+    peer.service.draining = True
+    peer.connection.drain(peer.service.ticker.now, peer.service.ticker.now)
+    peer.wait(10.0)
+    assert not peer.transport.closed
+    count = len(peer.written)
+    go.set()
+    await until(lambda: len(peer.written) > count)
+
+
+async def test_at_the_deadline_a_stream_is_cut_and_hears_of_it_instead_of_being_cancelled():
+    outcome = []
+    app, go = stream(outcome, {"type": "http.response.start", "status": 200})
+    peer = Peer(app)
+    peer.send(GET)
+    await until(lambda: peer.written)
+    peer.connection.abort()
+    assert peer.transport.closed
+    assert not peer.written.endswith(b"0\r\n\r\n")
+    go.set()
+    await peer.idle()
+    assert outcome == ["refused", "http.disconnect"]
 
 
 async def test_a_connection_that_is_accepted_while_draining_has_the_window():
@@ -504,32 +893,6 @@ async def test_without_websockets_an_upgrade_is_an_ordinary_request(parser):
 
 
 # -- Real sockets
-
-
-@pytest.fixture
-async def serve():
-    """Serve an application on a real socket; return its address and the service."""
-    servers = []
-
-    async def serve(app, **settings):
-        peer = Peer(app, **settings)
-        service = peer.service
-        peer.lose()
-        service.ticker.start(service)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(service), "127.0.0.1", 0)
-        servers.append((server, service))
-        return server.sockets[0].getsockname(), service
-
-    yield serve
-    for server, service in servers:
-        server.close()
-        for connection in list(service.connections):
-            connection.abort()
-        for task in list(service.tasks):
-            task.cancel()
-        await until(lambda service=service: not service.connections and not service.tasks)
-        service.ticker.stop()
 
 
 async def test_a_refused_upload_gets_its_answer_though_it_is_still_sent(serve, parser):

@@ -11,11 +11,15 @@ state           when                                       at the deadline
 ==============  =========================================  ==================
 IDLE            no part of a request is here               close
 HEAD            a part of a head is here                   answer 408, close
-BUSY            a cycle runs                               (there is none)
+BUSY            a cycle runs                               see below
 DISCARDING      the response came before the whole body    close
 LINGERING       the last answer is written                 close
-CLOSED          the transport is closed, or handed over    (there is none)
+CLOSED          the transport is closed, or handed over    cut
 ==============  =========================================  ==================
+
+A request that takes longer than ``timeout_request`` is answered 504, a client that sends no more
+of a body 408, and one that reads nothing for ``timeout_write`` is cut, in this state and in the
+later ones. While a worker drains, streams of events end when it is their turn.
 """
 
 import asyncio
@@ -37,6 +41,7 @@ from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.request import BadRequest, Request
 from asgictl_worker.proxy_protocol import Told
 from asgictl_worker.service import Service
+from asgictl_worker.stall import LOOK, Stall
 from asgictl_worker.timers import INTERVAL, NEVER
 from asgictl_worker.websocket.cycle import WebSocketCycle
 
@@ -95,8 +100,10 @@ class Connection(asyncio.Protocol):
         client: its address and port, None on a UNIX socket.
         server: the address and port that it connected to, or the path and None.
         scheme: ``http`` or ``https``.
+        heard: when a part of a body came last, or was asked for, in the time of the ticker.
         peer: for logs, whom the current request comes from.
         deadline: when ``on_tick()`` is to be called, in the time of the ticker.
+        leaves_at: when a stream of events is to end, because the worker drains.
         reading_paused: the transport was told not to read.
         write_paused: the client does not read what was written.
         writer: writes the responses.
@@ -107,10 +114,12 @@ class Connection(asyncio.Protocol):
         "_cycle",
         "_discarded",
         "_eof",
+        "_expiry",
         "_half_closable",
         "_idle_time",
         "_own_peer",
         "_parser",
+        "_stall",
         "_state",
         "_tls",
         "_told",
@@ -118,6 +127,8 @@ class Connection(asyncio.Protocol):
         "_writable_waiters",
         "client",
         "deadline",
+        "heard",
+        "leaves_at",
         "peer",
         "reading_paused",
         "scheme",
@@ -140,7 +151,9 @@ class Connection(asyncio.Protocol):
         """
         self.service = service
         self._told = told
-        self.deadline = NEVER
+        self.deadline = self.leaves_at = self._expiry = NEVER
+        self.heard = 0.0
+        self._stall: Stall | None = None
         self.reading_paused = False
         self.write_paused = False
         self.writer = self.writer_class(service.ticker, service.defaults)
@@ -174,10 +187,12 @@ class Connection(asyncio.Protocol):
         service.connections.add(self)
         service.counters.connections_total += 1
         settings = service.settings
-        patience = (
-            settings.drain_idle_window if service.draining else settings.timeout_request_header
-        )
-        self.deadline = service.ticker.now + patience + INTERVAL
+        now = service.ticker.now
+        patience = settings.timeout_request_header
+        if service.draining:
+            patience = settings.drain_idle_window
+            self.leaves_at = now
+        self.deadline = now + patience + INTERVAL
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the client sent."""
@@ -197,10 +212,13 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Answer what is here, if the transport lets us; return whether it is to stay open."""
         self._eof = True
-        if self._cycle is None or not self._half_closable:
+        if not self._half_closable:
             return False
-        self._cycle.half_closed()
-        return True
+        if self._cycle is not None:
+            self._cycle.half_closed()
+            return True
+        # Requests that wait for their turn are answered, too.
+        return self._parser.state == ENDED and bool(self._parser.buffer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell those who wait for this client."""
@@ -220,6 +238,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let senders go on."""
         self.write_paused = False
+        self._stall = None
         waiters, self._writable_waiters = self._writable_waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -230,18 +249,32 @@ class Connection(asyncio.Protocol):
     def on_tick(self, now: float) -> None:
         """Act on the deadline."""
         self.deadline = NEVER
-        if self._state is _HEAD:
+        state = self._state
+        if state is _BUSY:
+            self._look_at_request(now)
+        elif state is _HEAD:
             self._refuse(BadRequest(408, "the request did not arrive in time"))
-        elif self._state is _CLOSED:
-            self._end_tls(now)
-        elif self._state is _LINGERING and self.transport.get_write_buffer_size():
+        elif self.transport.get_write_buffer_size() and state is not _DISCARDING:
             # It reads, slowly: the answer is worth more than our descriptor.
-            self.deadline = now + LINGER
+            if self._is_stuck(now):
+                self._abort()
+            else:
+                self.deadline = now + LOOK
+        elif state is _CLOSED:
+            self._end_tls(now)
         else:
             self._close()
 
-    def drain(self, now: float) -> None:
-        """Close soon if idle; responses say so from now on (``Service.draining``)."""
+    def drain(self, now: float, leaves_at: float) -> None:
+        """Close soon if idle; responses say so from now on (``Service.draining``).
+
+        Args:
+            now: monotonic seconds.
+            leaves_at: when it is the turn of this connection, if it streams events.
+        """
+        self.leaves_at = leaves_at
+        if self._state is _BUSY:
+            self.deadline = min(self.deadline, leaves_at)
         window = self.service.settings.drain_idle_window
         # For those whose response has begun, and could not say it.
         self._idle_time = min(self._idle_time, window + INTERVAL)
@@ -263,6 +296,8 @@ class Connection(asyncio.Protocol):
         settings = service.settings
         self._state = _BUSY
         self.deadline = NEVER
+        if request.has_body or service.has_deadlines:
+            self._set_deadline(request)
         client, scheme, peer = self.client, self.scheme, self._own_peer
         server = self.server
         if request.forwarded and service.proxy_trust is not None:
@@ -289,6 +324,7 @@ class Connection(asyncio.Protocol):
 
     def body_received(self, data: bytes) -> None:
         """Give a part of the body to the application, if it still wants it."""
+        self.heard = self.service.ticker.now
         if self._cycle is None:
             self._discard(data)
         elif self._cycle.body_received(data):
@@ -330,7 +366,9 @@ class Connection(asyncio.Protocol):
             self._state = _IDLE
             self.deadline = self.service.ticker.now + self._idle_time
             parser.state = framing.HEAD
-        elif not self.writer.keep_alive or self._eof:
+        elif not self.writer.keep_alive or (
+            self._eof and not (parser.state == ENDED and parser.buffer)
+        ):
             self._finish()
         elif parser.state == ENDED:
             self._become_idle()
@@ -360,7 +398,8 @@ class Connection(asyncio.Protocol):
         self._abort()
 
     def resume_reading(self) -> None:
-        """Read on: somebody took what was there."""
+        """Read on: somebody took what was there, or asks for more."""
+        self.heard = self.service.ticker.now
         if self.reading_paused:
             self.reading_paused = False
             self.transport.resume_reading()
@@ -368,11 +407,57 @@ class Connection(asyncio.Protocol):
     async def wait_until_writable(self) -> None:
         """Wait until the client has read enough of what was written, or is gone."""
         while self.write_paused:
+            self.deadline = min(self.deadline, self.service.ticker.now + LOOK)
             waiter = self.service.loop.create_future()
             self._writable_waiters.append(waiter)
             await waiter
 
     # -- Inside
+
+    def _set_deadline(self, request: Request) -> None:
+        """See to a request that may take too long, for what reason ever."""
+        service = self.service
+        settings = service.settings
+        now = self.heard = service.ticker.now
+        self._expiry = now + (settings.timeout_request or NEVER) + INTERVAL
+        deadline = min(self._expiry, self.leaves_at)
+        if request.has_body:
+            deadline = min(deadline, now + (settings.timeout_request_body or NEVER) + INTERVAL)
+        self.deadline = deadline
+
+    def _look_at_request(self, now: float) -> None:
+        """See whether anybody takes too long."""
+        cycle = self._cycle
+        assert cycle is not None
+        if now >= self._expiry:
+            cycle.time_out()
+            return
+        if now >= self.leaves_at:
+            if cycle.end_stream():
+                return
+            # Perhaps it only becomes a stream.
+            self.leaves_at = now + LOOK
+        deadline = min(self._expiry, self.leaves_at)
+        if self.write_paused:
+            if self._is_stuck(now):
+                logger.debug("the client does not read, cutting %s", cycle)
+                self._abort()
+                return
+            deadline = min(deadline, now + LOOK)
+        is_over = self._parser.state in (ENDED, framing.FAILED)
+        if not (is_over or self.reading_paused or cycle.owes_continue):
+            patience = (self.service.settings.timeout_request_body or NEVER) + INTERVAL
+            if now >= self.heard + patience:
+                self._refuse(BadRequest(408, "the body of the request did not arrive in time"))
+                return
+            deadline = min(deadline, self.heard + patience)
+        self.deadline = deadline
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the client has read nothing for too long."""
+        if self._stall is None:
+            self._stall = Stall(self.transport, now)
+        return self._stall.lasts(now) >= (self.service.settings.timeout_write or NEVER)
 
     def _become_idle(self) -> None:
         """Wait for the next request, or go on with the one that is here."""
@@ -395,6 +480,15 @@ class Connection(asyncio.Protocol):
         if self._state is _IDLE and self._parser.state == ENDED:
             self._parser.proceed()
             self._look_at_rest()
+            if self._eof:
+                self._see_last_request()
+
+    def _see_last_request(self) -> None:
+        """Go on after the client's end, with what it had sent before."""
+        if self._cycle is not None:
+            self._cycle.half_closed()
+        elif self._state is _IDLE or self._state is _HEAD:
+            self._close()
 
     def _look_at_rest(self) -> None:
         """See to what the parser could not use up."""
@@ -440,7 +534,7 @@ class Connection(asyncio.Protocol):
         if self._cycle is None:
             request = Request("GET", b"/", "1.1", [(b"host", b"")])
             # For the access log: it is not known what was asked for.
-            request.method, request.target = "-", b"-"
+            request.method, request.target = "HEAD" if error.is_for_head else "-", b"-"
             self._state = _BUSY
             self._cycle = self.cycle_class(self, request, {})
         self._unstarted = None
@@ -469,7 +563,8 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _pause_reading(self) -> None:
-        if not self.reading_paused:
+        # After the client's end there is nothing to pause, and to resume would repeat the end.
+        if not (self.reading_paused or self._eof):
             self.reading_paused = True
             self.transport.pause_reading()
 
@@ -480,6 +575,8 @@ class Connection(asyncio.Protocol):
         self.transport.close()
         if not self._half_closable:
             self.deadline = self.service.ticker.now + FAREWELL + INTERVAL
+        elif self.transport.get_write_buffer_size():
+            self.deadline = self.service.ticker.now + LOOK
 
     def _end_tls(self, now: float) -> None:
         """Close a connection whose client does not answer the end of TLS.
@@ -490,7 +587,7 @@ class Connection(asyncio.Protocol):
         """
         poller = select.poll()
         poller.register(self.transport.get_extra_info("socket"), select.POLLOUT)
-        if poller.poll(0):
+        if poller.poll(0) or self._is_stuck(now):
             self._abort()
         else:
             self.deadline = now + FAREWELL

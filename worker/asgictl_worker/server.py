@@ -43,6 +43,12 @@ HANDSHAKE_GRACE = 1.0
 """Seconds that a TLS handshake may go on while draining: time for three round trips around the
 world. Whoever does not speak at all would hold us up for the whole handshake time-out."""
 
+DISCONNECT_GRACE = 0.5
+"""Seconds in which streams that were cut may tidy up, before they are cancelled."""
+
+LEAVING_RATE = 100
+"""WebSockets and streams of events that are ended per second, if there is no need to hurry."""
+
 
 class Server:
     """Serves one application, in one event loop, once.
@@ -226,7 +232,8 @@ class Server:
         """Let requests in progress finish; when the time is over, end them.
 
         Idle connections stay open for ``drain_idle_window``, so that a request on its way is
-        answered; answers carry ``Connection: close``; WebSockets are closed with 1012.
+        answered; answers carry ``Connection: close``. WebSockets are closed with 1012, and
+        streams of events ended, one after the other: their clients come back at once.
 
         Args:
             within: seconds that this may take; by default what ``stop()`` was told, which may
@@ -236,9 +243,12 @@ class Server:
         loop = service.loop
         if within is not None:
             self._drain_until = min(self._drain_until, loop.time() + within)
-        service.draining = True
-        for connection in list(service.connections):
-            connection.drain(loop.time())
+        service.draining = service.has_deadlines = True
+        now = loop.time()
+        connections = list(service.connections)
+        share = self._spread(len(connections), self._drain_until - now) / max(1, len(connections))
+        for number, connection in enumerate(connections):
+            connection.drain(now, now + number * share)
         if not self.settings.drain_idle_window:
             await self._close_idle()
         pause = 0.005
@@ -261,6 +271,10 @@ class Server:
         for connection in list(self.service.connections):
             if connection.deadline <= loop.time():
                 connection.on_tick(loop.time())
+
+    def _spread(self, connections: int, left: float) -> float:
+        """Return in how many seconds those are sent away who would all come back at once."""
+        return min(self.settings.drain_spread, connections / LEAVING_RATE, max(0.0, left / 4))
 
     @property
     def connections(self) -> int:
@@ -292,6 +306,9 @@ class Server:
             connection.abort()
         if self._acceptor is not None:
             self._acceptor.give_up_pending()
+        if tasks:
+            # Streams have heard of the disconnect, and may want to say so to somebody.
+            _, tasks = await asyncio.wait(tasks, timeout=DISCONNECT_GRACE)
         for task in tasks:
             task.cancel()
         if tasks:
@@ -300,6 +317,9 @@ class Server:
             logger.warning(
                 "these ignore their cancellation: %s", ", ".join(sorted(map(describe, tasks)))
             )
+        # What was cut may have been waiting for its client to read.
+        for connection in list(service.connections):
+            connection.abort()
         # Transports report their end in the loop's next turns.
         for _ in range(10):
             if service.connections:

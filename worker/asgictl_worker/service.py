@@ -36,12 +36,15 @@ class Service:
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     """Every running cycle: the loop itself keeps only weak references to tasks."""
     draining: bool = False
+    has_deadlines: bool = False
+    """Whether requests without a body have to be looked at, too, until they are answered."""
     defaults: DefaultFields = field(init=False)
     context: contextvars.Context = field(init=False)
     """What every request gets a copy of: nothing that a request sets is seen by another."""
 
     def __post_init__(self) -> None:
         self.defaults = DefaultFields(self.settings)
+        self.has_deadlines = bool(self.settings.timeout_request)
         reset = self.settings.reset_contextvars
         self.context = contextvars.Context() if reset else contextvars.copy_context()
 

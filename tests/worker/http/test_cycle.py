@@ -78,7 +78,11 @@ async def test_the_scope_says_what_was_asked_for(parser):
         "headers": [(b"host", b"example.org"), (b"x-y", b"z")],
         "client": ("10.0.0.7", 52100),
         "server": ("10.0.0.1", 8000),
-        "extensions": {"http.response.pathsend": {}},
+        "extensions": {
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+            "http.response.early_hint": {},
+        },
     }
 
 
@@ -682,7 +686,7 @@ async def test_returning_in_the_middle_of_a_response_cuts_the_connection(parser,
 
 BROKEN = {
     "a body before the start": ([body()], "http.response.start comes first"),
-    "two starts": ([START, START], "http.response.body or http.response.pathsend comes next"),
+    "two starts": ([START, START], "http.response.body or a file comes next"),
     "an unknown type": ([{"type": "http.nonsense"}], "'http.nonsense'"),
     "a bad header": ([{**START, "headers": [(b"x", b"a\r\nb")]}], "the value has a line end"),
     "a bad status": ([{**START, "status": 99}], "it must be an integer from 200"),

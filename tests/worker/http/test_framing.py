@@ -14,66 +14,6 @@ from asgictl_worker.http.parser_httptools import HttptoolsParser
 from asgictl_worker.http.request import BadRequest, Request
 from asgictl_worker.settings import WorkerSettings
 
-PARSERS = {"httptools": HttptoolsParser, "h11": H11Parser}
-
-
-class Sink:
-    """Writes down what a parser found, bodies joined, and goes on after each request."""
-
-    def __init__(self) -> None:
-        self.found: list[Any] = []
-
-    def request_received(self, request: Request) -> None:
-        facts = (
-            request.method,
-            request.target,
-            request.http_version,
-            tuple(request.headers),
-            request.content_length,
-            request.chunked,
-            request.has_body,
-            request.keep_alive,
-            request.expect_continue,
-            request.forwarded,
-            request.upgrade,
-        )
-        self.found.append(("request", facts))
-
-    def body_received(self, data: bytes) -> None:
-        assert data
-        assert type(data) is bytes
-        if self.found[-1][0] == "body":
-            data = self.found.pop()[1] + data
-        self.found.append(("body", data))
-
-    def body_ended(self) -> None:
-        self.found.append(("end", None))
-
-    def bytes_ended(self) -> None:
-        pass
-
-    def request_refused(self, error: BadRequest) -> None:
-        self.found.append(("refused", error.status))
-
-
-def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
-    """Return what a parser finds in bytes that come in pieces."""
-    sink = Sink()
-    instance = PARSERS[parser](sink, WorkerSettings(**settings))
-    for piece in pieces:
-        instance.feed(piece)
-        while instance.state == framing.ENDED:
-            instance.proceed()
-            if not instance.buffer:
-                break
-    return sink.found
-
-
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    borders = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in pairwise(borders) if start < end]
-
-
 def status_of(parser: str, data: bytes, **settings: Any) -> int | None:
     """Return the status of a refusal, however the bytes are cut; None if there is none."""
     whole = parse(parser, [data], **settings)
@@ -90,6 +30,8 @@ GOOD_HEADS = {
     "a URL": b"GET http://b:80/c?d HTTP/1.1\r\nhost: b:80\r\n\r\n",
     "an asterisk": b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n",
     "an empty host": b"GET / HTTP/1.1\r\nhost:\r\n\r\n",
+    "a host with an empty port": b"GET / HTTP/1.1\r\nhost: a:\r\n\r\n",
+    "a host of a name service": b"GET / HTTP/1.1\r\nhost: my_app.internal:80\r\n\r\n",
     "an IPv6 host": b"GET / HTTP/1.1\r\nhost: [::1]:8000\r\n\r\n",
     "no host in HTTP/1.0": b"GET / HTTP/1.0\r\n\r\n",
     "white space around a value": b"GET / HTTP/1.1\r\nhost:\t a \t\r\nx:  b c\t\r\n\r\n",
@@ -146,6 +88,8 @@ BAD_HEADS = {
     "a fragment in a URL": (400, b"GET http://a/#b HTTP/1.1\r\nhost: a\r\n\r\n"),
     "another scheme": (400, b"GET ftp://a/ HTTP/1.1\r\nhost: a\r\n\r\n"),
     "a URL without host": (400, b"GET http:///b HTTP/1.1\r\nhost: a\r\n\r\n"),
+    "a URL with a port only": (400, b"GET http://:80/b HTTP/1.1\r\nhost: a\r\n\r\n"),
+    "a URL with two ports": (400, b"GET http://b:1:2/ HTTP/1.1\r\nhost: a\r\n\r\n"),
     "a URL with a user": (400, b"GET http://b@c/ HTTP/1.1\r\nhost: a\r\n\r\n"),
     "bytes above ASCII in the target": (400, b"GET /\xc3\xa4 HTTP/1.1\r\nhost: a\r\n\r\n"),
     # Section 3.2: the host.
@@ -154,6 +98,10 @@ BAD_HEADS = {
     "two hosts in HTTP/1.0": (400, b"GET / HTTP/1.0\r\nhost: a\r\nhost: b\r\n\r\n"),
     "a host with a path": (400, b"GET / HTTP/1.1\r\nhost: a/b\r\n\r\n"),
     "a host with a user": (400, b"GET / HTTP/1.1\r\nhost: a@b\r\n\r\n"),
+    "a host with two ports": (400, b"GET / HTTP/1.1\r\nhost: a:1:2\r\n\r\n"),
+    "a host with a port of letters": (400, b"GET / HTTP/1.1\r\nhost: a:http\r\n\r\n"),
+    "an IPv6 host without end": (400, b"GET / HTTP/1.1\r\nhost: [::1\r\n\r\n"),
+    "an IPv6 host without brackets": (400, b"GET / HTTP/1.1\r\nhost: ::1\r\n\r\n"),
     "two hosts in one": (400, b"GET / HTTP/1.1\r\nhost: a b\r\n\r\n"),
     # Section 5: fields.
     "white space before the colon": (400, b"GET / HTTP/1.1\r\nhost: a\r\nx : b\r\n\r\n"),

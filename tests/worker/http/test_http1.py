@@ -151,7 +151,7 @@ def test_a_large_part_is_not_copied():
     by = writer()
     by.start(request(), 200, (), True)
     part = b"x" * LARGE
-    head, body = by.body(part, False)
+    head, body, _ = by.body(part, False)
     assert body is part
     assert head.endswith(b"\r\n\r\n")
     by.start(request(), 200, (), True)

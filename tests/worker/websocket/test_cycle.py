@@ -384,7 +384,7 @@ async def test_draining_completes_the_close_of_the_client():
     _, talk = await accepted()
     talk.send("unheard")
     talk.close(4000)
-    talk.cycle.drain(0.0)
+    talk.cycle.drain(0.0, 0.0)
     assert talk.transport.closing
 
 
@@ -852,7 +852,7 @@ async def test_draining_closes_with_1012_and_lets_the_application_finish():
     app, talk = await accepted()
     talk.send("still to be read")
     talk.service.draining = True
-    talk.cycle.drain(0.0)
+    talk.cycle.drain(0.0, 0.0)
     talk.read()
     assert talk.closed == (1012, "")
     assert (await app.receive())["text"] == "still to be read"
@@ -868,7 +868,7 @@ async def test_draining_before_the_answer_closes_after_it():
     app = Script()
     talk = Conversation(app).start()
     talk.service.draining = True
-    talk.cycle.drain(0.0)
+    talk.cycle.drain(0.0, 0.0)
     await app.receive()
     await app.send("accept")
     talk.read()
@@ -879,8 +879,8 @@ async def test_draining_before_the_answer_closes_after_it():
 
 async def test_draining_twice_says_it_once():
     _, talk = await accepted()
-    talk.cycle.drain(0.0)
-    talk.cycle.drain(0.0)
+    talk.cycle.drain(0.0, 0.0)
+    talk.cycle.drain(0.0, 0.0)
     talk.read()
     assert talk.closed == (1012, "")
 
@@ -889,7 +889,7 @@ async def test_draining_twice_says_it_once():
 async def test_abort_cancels_the_application_and_closes(drained, caplog):
     _, talk = await accepted()
     if drained:
-        talk.cycle.drain(0.0)
+        talk.cycle.drain(0.0, 0.0)
     talk.cycle.abort()
     await talk.ended()
     assert talk.closed == (1012, "")

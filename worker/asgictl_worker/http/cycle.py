@@ -8,6 +8,7 @@ is written goes out through the connection's ``Writer``.
 import asyncio
 import logging
 import os
+import stat
 import sys
 from asyncio import Task
 from bisect import bisect_left
@@ -17,9 +18,11 @@ from typing import Any, Protocol
 
 from asgictl_worker.access_log import Details
 from asgictl_worker.counters import BOUNDS, METHOD_CELLS, SHORTEST, STATUS_CELLS
-from asgictl_worker.http.http1 import CONTINUE, Writer
+from asgictl_worker.http import files
+from asgictl_worker.http.http1 import CONTINUE, LARGE, Writer, early_hint, trailer_lines
 from asgictl_worker.http.request import METHODS, BadRequest, Request
 from asgictl_worker.http.response import (
+    BodyLengthMismatch,
     ClientDisconnected,
     IncompleteResponse,
     InvalidResponse,
@@ -40,11 +43,8 @@ CLIENT_LEFT = 499
 RETRY_AFTER = b"5"
 """Seconds after which a client that was turned away may come back."""
 
-FILE_PART = 256 * 1024
-"""Bytes of a file that are read at once."""
-
 # hot: names of the module are found faster than attributes of the class
-_WAITING, _HELD, _STREAMING, _COMPLETE = Phase
+_WAITING, _HELD, _STREAMING, _COPYING, _TRAILING, _COMPLETE = Phase
 
 # hot: a plain dictionary; "-" stands for the method of what cannot be understood
 _METHOD_CELLS = {method: METHOD_CELLS[method] for method in (*METHODS.split(), "-")}
@@ -69,8 +69,14 @@ class Owner(Protocol):
     def cut(self, *, visible: bool) -> None:
         """End the connection in the middle of a response."""
 
+    def pause_writing(self) -> None:
+        """Let senders wait: the client does not read."""
+
+    def resume_writing(self) -> None:
+        """Let senders go on."""
+
     def resume_reading(self) -> None:
-        """Read on: the application took what was there."""
+        """Read on: the application wants more of the body."""
 
     async def wait_until_writable(self) -> None:
         """Wait until the client has read enough of what was written, or is gone."""
@@ -85,12 +91,14 @@ class HTTPCycle:
     _body: bytes | bytearray | None = b""
     """What the application has not taken; None when it has taken the end."""
     _body_ended = True
-    _continue = False
+    owes_continue = False
     """The client waits for ``100 Continue``."""
     _gone = False
     """The client cannot be reached any more."""
     _half_closed = False
     """The client sends nothing more."""
+    _trailers: bytes | None = None
+    """Those that the application has sent, if it promised some."""
     _waiters: list[asyncio.Future[None]] | None = None
     _task: asyncio.Task[None] | None = None
     _started = 0.0
@@ -104,7 +112,7 @@ class HTTPCycle:
         if request.has_body:
             self._body_ended = False
             if request.expect_continue:
-                self._continue = True
+                self.owes_continue = True
 
     def start(self) -> None:
         """Run the application, until it waits for something if the Python is new enough."""
@@ -127,7 +135,7 @@ class HTTPCycle:
         body = self._body
         if not body:
             self._body = body = data
-            self._continue = False
+            self.owes_continue = False
         else:
             if isinstance(body, bytes):
                 self._body = body = bytearray(body)
@@ -152,13 +160,47 @@ class HTTPCycle:
         """Know that the client cannot be reached any more."""
         if self._phase is not _COMPLETE:
             self._gone = True
+            self._body = None
             if self._waiters is not None:
                 self._wake()
             self._log()
 
     def abort(self) -> None:
-        """Cancel the application: its time is over."""
+        """End the request: its time is over.
+
+        A response that has begun is cut, and its application hears ``http.disconnect``, which
+        streams listen to; others are cancelled, and answered with an error.
+        """
         self.aborted = True
+        if not self.is_answerable and self._phase is not _COMPLETE:
+            logger.warning("out of time, cut off %s", self)
+            self._cut()
+            self._gone = True
+        elif self._task is not None:
+            self._task.cancel()
+
+    def end_stream(self) -> bool:
+        """End a stream of events, if it is one; return whether it was.
+
+        Its client takes the end for an interruption, and comes back to another worker.
+        """
+        writer = self._connection.writer
+        if self._phase is not _STREAMING and self._phase is not _HELD:
+            return False
+        if self._trailers is not None or not writer.is_event_stream:
+            return False
+        writer.keep_alive = False
+        try:
+            self._write(b"", more=False)
+        except BodyLengthMismatch:  # it has a length, so it ends by itself
+            return False
+        self._gone = True
+        return True
+
+    def time_out(self) -> None:
+        """Answer 504 and cancel the application: the request takes too long."""
+        self.aborted = True
+        self.refuse(BadRequest(504, "the application took too long"))
         if self._task is not None:
             self._task.cancel()
 
@@ -213,10 +255,11 @@ class HTTPCycle:
                 # It may be a client that has closed, and nobody would ever tell. What is
                 # sent is still written: it may also be one that waits for the answer.
                 return {"type": "http.disconnect"}
-            if self._continue and not self._body_ended:
-                self._continue = False
+            if self.owes_continue and not self._body_ended:
+                self.owes_continue = False
                 if self._phase is _WAITING or self._phase is _HELD:
                     self._connection.transport.write(CONTINUE)
+                    self._connection.resume_reading()  # only now is the client waited for
             await self._wait()
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -238,20 +281,47 @@ class HTTPCycle:
                 request,
                 message["status"],
                 message.get("headers", ()),
-                request.keep_alive and not self._continue and not connection.service.draining,
+                request.keep_alive and not self.owes_continue and not connection.service.draining,
             )
+            if message.get("trailers"):
+                self._trailers = b""
             self._phase = _HELD
         elif kind == "http.response.body" and (phase is _HELD or phase is _STREAMING):
             more = message.get("more_body", False)
             self._write(message.get("body", b""), more)
             if more and connection.write_paused:
                 await connection.wait_until_writable()
-        elif kind == "http.response.pathsend" and phase is _HELD:
-            await self._send_file(message["path"])
         else:
-            raise UnexpectedMessage(kind, phase)
+            await self._send_otherwise(message)
 
     # -- Inside
+
+    async def _send_otherwise(self, message: dict[str, Any]) -> None:
+        """Take a message of one of the extensions."""
+        kind = message["type"]
+        phase = self._phase
+        connection = self._connection
+        if kind == "http.response.pathsend" and phase is _HELD:
+            await self._send_path(message["path"])
+        elif kind == "http.response.zerocopysend" and (phase is _HELD or phase is _STREAMING):
+            await self._send_open_file(message)
+        elif kind == "http.response.early_hint" and (
+            phase is _WAITING or phase is _HELD or phase is _STREAMING
+        ):
+            # RFC 9110, section 15.2: an HTTP/1.0 client would take it for the response.
+            if phase is not _STREAMING and self._request.http_version == "1.1":
+                connection.transport.write(early_hint(message["links"]))
+                await connection.wait_until_writable()
+        elif kind == "http.response.trailers" and phase is _TRAILING:
+            assert self._trailers is not None
+            self._trailers += trailer_lines(message.get("headers", ()))
+            if not message.get("more_trailers", False):
+                accepted = self._trailers if self._request.accepts_trailers else b""
+                if end := connection.writer.end(accepted):
+                    connection.transport.write(end)
+                self._end()
+        else:
+            raise UnexpectedMessage(kind, phase)
 
     def _write(self, body: Any, more: bool) -> None:
         """Write a part of the body, and with the last one end the response."""
@@ -260,7 +330,7 @@ class HTTPCycle:
         connection = self._connection
         writer = connection.writer
         counters = connection.service.counters
-        data = writer.body(body, more)
+        data = writer.body(body, more or self._trailers is not None)
         if isinstance(data, bytes):
             if data:
                 counters.bytes_sent += len(data)
@@ -271,8 +341,8 @@ class HTTPCycle:
             for part in filter(None, data):
                 counters.bytes_sent += len(part)
                 connection.transport.write(part)
-        if more:
-            self._phase = _STREAMING
+        if more or self._trailers is not None:
+            self._phase = _STREAMING if more else _TRAILING
             return
         self._phase = _COMPLETE
         # hot: from here _log(), without the calls and without doubt
@@ -300,24 +370,73 @@ class HTTPCycle:
             self._wake()
         connection.response_ended()
 
-    async def _send_file(self, path: str) -> None:
-        """Send a file as the whole body; reading it is left to a thread."""
+    async def _send_path(self, path: str) -> None:
         loop = self._connection.service.loop
+        # Opening may take its time, too.
         file = await loop.run_in_executor(None, open, path, "rb", 0)
         try:
-            left = os.fstat(file.fileno()).st_size
-            self._connection.writer.declare(left)
-            if self._request.method == "HEAD":
-                left = 0
-            while self._phase is not _COMPLETE:
-                data = await loop.run_in_executor(None, file.read, min(left, FILE_PART))
-                left -= len(data)
-                self._check_client()
-                # A file that shrinks meanwhile ends short, which the writer notices.
-                self._write(data, more=left > 0 and bool(data))
-                await self._connection.wait_until_writable()
+            self._check_client()
+            size = os.fstat(file.fileno()).st_size
+            self._connection.writer.declare(size)
+            await self._send_file(file.fileno(), 0, size, more=False)
         finally:
             file.close()
+
+    async def _send_open_file(self, message: dict[str, Any]) -> None:
+        """Send a part of a file that the application has opened, as ``os.sendfile()`` would."""
+        file = message["file"]
+        descriptor = file if isinstance(file, int) else file.fileno()
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise InvalidResponse("file", file, "it must be a regular file")
+        offset, count = message.get("offset"), message.get("count")
+        begin = os.lseek(descriptor, 0, os.SEEK_CUR) if offset is None else offset
+        size = max(0, facts.st_size - begin)
+        if count is not None:
+            size = min(size, count)
+        if begin < 0 or size < 0:
+            raise InvalidResponse("offset and count", (offset, count), "they must be lengths")
+        await self._send_file(descriptor, begin, size, message.get("more_body", False))
+        if offset is None:
+            os.lseek(descriptor, begin + size, os.SEEK_SET)
+
+    async def _send_file(self, file: int, offset: int, size: int, more: bool) -> None:
+        """Write a part of a file, of which ``size`` bytes are there."""
+        connection = self._connection
+        writer = connection.writer
+        phase = self._phase
+        self._phase = _COPYING
+        try:
+            if size < LARGE or writer.bodiless:
+                data = b"" if writer.bodiless else await files.read(file, offset, size)
+                self._check_client()
+                self._phase = phase
+                self._write(data, more)
+                if more:
+                    await connection.wait_until_writable()
+                return
+            head, end = writer.frame(size, more or self._trailers is not None)
+        except BaseException:
+            # Nothing of it is written, so the client can still be told.
+            if self._phase is _COPYING:
+                self._phase = phase
+            raise
+        writer.size -= size
+        if head:
+            connection.transport.write(head)
+        await files.copy(connection, file, offset, size, self._note_copied)
+        if end:
+            connection.transport.write(end)
+        if more or self._trailers is not None:
+            self._phase = _STREAMING if more else _TRAILING
+        else:
+            self._end()
+
+    def _note_copied(self, count: int) -> None:
+        connection = self._connection
+        connection.writer.size += count
+        connection.service.counters.bytes_sent += count
+        self._check_client()
 
     def _check_client(self) -> None:
         if self._gone:
@@ -361,15 +480,23 @@ class HTTPCycle:
             return
         if self.is_answerable:
             self._answer(status, HTTPStatus(status).phrase, close=not self._body_ended)
-        elif self._phase is _STREAMING:
+        elif self._phase is not _COMPLETE:
             self._cut()
 
-    def _cut(self) -> None:
-        """End a response that has begun, and cannot be completed."""
+    def _end(self) -> None:
+        """Go on after a response that is written whole, as ``_write()`` does."""
+        self._settle()
+        self._connection.response_ended()
+
+    def _settle(self) -> None:
         self._phase = _COMPLETE
         self._log()
         if self._waiters is not None:
             self._wake()
+
+    def _cut(self) -> None:
+        """End a response that has begun, and cannot be completed."""
+        self._settle()
         self._connection.cut(visible=self._connection.writer.ends_visibly)
 
     def _answer(self, status: int, text: str, *, close: bool) -> None:

@@ -152,7 +152,7 @@ class Parser(ABC):
                     try:
                         request = self._read_head(data)
                     except BadRequest as error:
-                        self._refuse(error)
+                        self._refuse(error, data)
                     else:
                         self._sink.request_received(request)
                     return
@@ -193,7 +193,8 @@ class Parser(ABC):
         self.state = FAILED
         self.buffer.clear()
 
-    def _refuse(self, error: BadRequest) -> None:
+    def _refuse(self, error: BadRequest, head: bytes = b"") -> None:
+        error.is_for_head = head.startswith(b"HEAD ")
         self.stop()
         self._sink.request_refused(error)
 
@@ -218,7 +219,12 @@ class Parser(ABC):
             head = bytes(buffer[: end + 4])
             del buffer[: end + 4]
             self._scanned = 0
-            self._sink.request_received(self._read_head(head))
+            try:
+                request = self._read_head(head)
+            except BadRequest as error:
+                self._refuse(error, head)
+                return False
+            self._sink.request_received(request)
             return True
         line_feed = buffer.find(b"\n", 0, self._max_line + 2)
         if line_feed >= 0 and buffer[line_feed - 1 : line_feed] != b"\r":

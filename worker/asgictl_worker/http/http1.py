@@ -15,6 +15,11 @@ from asgictl_worker.settings import WorkerSettings, parse_header
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+LAST_CHUNK = b"0\r\n"
+"""Trailers may follow, and then an empty line (RFC 9112, section 7.1)."""
+
+EVENT_STREAM = b"text/event-stream"
+
 LARGE = 64 * 1024
 """Parts of a body above this many bytes are not copied to stand behind the head."""
 
@@ -48,6 +53,14 @@ _MAX_KINDS = 1024
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
 
+_NO_TRAILERS = frozenset(
+    b"age authorization cache-control content-encoding content-range content-type "
+    b"expires host location max-forwards pragma proxy-authenticate proxy-authorization range "
+    b"retry-after set-cookie te trailer vary warning www-authenticate".split()
+)
+"""What must be known before the body, and those that frame it, routed or authenticate (RFC 9110,
+section 6.5.1): who reads trailers as headers would believe them. See also ``_KINDS``."""
+
 
 class Clock(Protocol):
     """Where the Date header comes from."""
@@ -64,6 +77,7 @@ class Writer:
         defaults: the headers that every response has.
 
     Attributes:
+        bodiless: the current response has no body, whatever the application sends.
         headers: those of the application in the current response.
         keep_alive: whether the connection can be used again after this response.
         size: bytes of the body written so far, for the access log.
@@ -71,7 +85,6 @@ class Writer:
     """
 
     __slots__ = (
-        "_bodiless",
         "_chunked",
         "_clock",
         "_defaults",
@@ -83,6 +96,7 @@ class Writer:
         "_known_headers",
         "_known_length",
         "_left",
+        "bodiless",
         "headers",
         "keep_alive",
         "size",
@@ -136,8 +150,8 @@ class Writer:
         self.size = 0
         self._is_old = request.http_version == "1.0"
         self._chunked = False
-        self._bodiless = request.method == "HEAD" or status == 304 or status == 204
-        self._is_usual = keep_alive and not (self._is_old or self._bodiless)
+        self.bodiless = request.method == "HEAD" or status == 304 or status == 204
+        self._is_usual = keep_alive and not (self._is_old or self.bodiless)
 
     def declare(self, length: int) -> None:
         """Set the length of the body, unless the application did so itself."""
@@ -158,13 +172,34 @@ class Writer:
         head = self._head
         size = len(data)
         left = self._left
-        # hot: the whole response at once, with nothing to be said about the connection
-        if size == left and self._is_usual and not more and head and size < LARGE:
-            self._head = b""
-            self.size = size
-            return b"\r\n".join((head, data))
-        if self._bodiless:
-            data = b""
+        # hot: as frame(), for a whole response with nothing to be said about the connection
+        if self._is_usual and not more and head and size < LARGE:
+            if left is None:
+                self._head = b""
+                self.size = size
+                return b"%bcontent-length: %d\r\n\r\n%b" % (head, size, data)
+            if size == left:
+                self._head = b""
+                self.size = size
+                return b"\r\n".join((head, data))
+        head, end = self.frame(size, more)
+        if self.bodiless:
+            return head
+        return head + data + end if size < LARGE else (head, data, end)
+
+    def frame(self, size: int, more: bool) -> tuple[bytes, bytes]:
+        """Return what is to be written before, and behind, a part of the body.
+
+        Args:
+            size: bytes of the part; they are not to be written if ``bodiless``.
+            more: further parts follow.
+
+        Raises:
+            BodyLengthMismatch: more or less than promised; nothing is to be written then.
+        """
+        head = self._head
+        left = self._left
+        if self.bodiless:
             size = 0
         elif left is not None:
             if size != left and (size > left or not more):
@@ -173,6 +208,7 @@ class Writer:
         elif head:
             if not more:
                 head += b"content-length: %d\r\n" % size
+                self._left = 0
             elif self._is_old:
                 # RFC 9112, section 6.3: the end of the connection is the end of the body.
                 self.keep_alive = False
@@ -189,12 +225,34 @@ class Writer:
                 head += b"\r\n"
         self.size += size
         if not self._chunked:
-            return head + data if size < LARGE else (head, data)
-        end = b"" if more else b"0\r\n\r\n"
+            return head, b""
+        end = b"" if more else LAST_CHUNK + b"\r\n"
         if size:
             head += b"%x\r\n" % size
             end = b"\r\n" + end
-        return head + data + end if size < LARGE else (head, data, end)
+        return head, end
+
+    def end(self, trailers: bytes) -> bytes:
+        """Return what is to be written behind a body of which more was announced.
+
+        Args:
+            trailers: lines as ``trailer_lines()`` returns them; where the framing of the
+                response has no place for them they are dropped (RFC 9110, section 6.5.2).
+
+        Raises:
+            BodyLengthMismatch: less than promised was sent; nothing is to be written then.
+        """
+        if self._left and not self.bodiless:
+            raise BodyLengthMismatch(self.size + self._left, self.size)
+        return b"%b%b\r\n" % (LAST_CHUNK, trailers) if self._chunked else b""
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the current response is one of server-sent events."""
+        return any(
+            name.lower() == b"content-type" and value.lower().startswith(EVENT_STREAM)
+            for name, value in self.headers
+        )
 
     @property
     def begun(self) -> bool:
@@ -295,6 +353,50 @@ class Fields(NamedTuple):
     date: bool
     close: bool
     are_plain: bool
+
+
+def trailer_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the checked lines of trailers (RFC 9110, section 6.5).
+
+    Raises:
+        InvalidResponse: one of them cannot be put on the wire, or must not stand there.
+    """
+    pairs = _pairs(headers)
+    for pair in pairs:
+        name = pair[0].lower()
+        if _KINDS.get(name, _PLAIN) != _PLAIN or name in _NO_TRAILERS:
+            raise InvalidResponse("trailer", pair, "it may only stand in the headers")
+    return b"".join(b"%b: %b\r\n" % (name, value) for name, value in pairs)
+
+
+def early_hint(links: Iterable[bytes]) -> bytes:
+    """Return a response 103 with these ``Link`` headers (RFC 8297).
+
+    Raises:
+        InvalidResponse: one of them cannot be put on the wire.
+    """
+    lines = [b"link: %b\r\n" % link for _, link in _pairs((b"link", link) for link in links)]
+    return b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % b"".join(lines)
+
+
+def _pairs(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers as a list of pairs which can be put on the wire.
+
+    Raises:
+        InvalidResponse: one of them cannot.
+    """
+    try:
+        pairs = list(headers)
+    except TypeError:
+        raise _invalid_headers(headers) from None
+    try:
+        for name, value in pairs:
+            _learn(name)
+            if _BAD_VALUE.search(value):
+                raise ValueError(value)
+    except (TypeError, ValueError):
+        raise _invalid_headers(pairs) from None
+    return pairs
 
 
 def _status_line(status: object) -> bytes:

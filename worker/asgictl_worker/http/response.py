@@ -17,7 +17,11 @@ class Phase(Enum):
     """The start waits for the first part of the body; nothing is written."""
     STREAMING = 2
     """The head is written, the end is not."""
-    COMPLETE = 3
+    COPYING = 3
+    """A file is on its way; until it is sent, no message has a place."""
+    TRAILING = 4
+    """The body is written, the trailers that were promised are not."""
+    COMPLETE = 5
     """All is written. The application may go on, but has nothing more to say."""
 
 
@@ -28,18 +32,36 @@ class Step(Enum):
     PART = "http.response.body with more_body"
     LAST = "http.response.body"
     FILE = "http.response.pathsend"
+    FILE_PART = "http.response.zerocopysend with more_body"
+    LAST_FILE_PART = "http.response.zerocopysend"
+    HINT = "http.response.early_hint"
+    SOME_TRAILERS = "http.response.trailers with more_trailers"
+    TRAILERS = "http.response.trailers"
 
 
 TRANSITIONS: dict[Phase, dict[Step, Phase]] = {
-    Phase.WAITING: {Step.START: Phase.HELD},
+    Phase.WAITING: {Step.START: Phase.HELD, Step.HINT: Phase.WAITING},
     Phase.HELD: {
         Step.PART: Phase.STREAMING,
         Step.LAST: Phase.COMPLETE,
         Step.FILE: Phase.COMPLETE,
+        Step.FILE_PART: Phase.STREAMING,
+        Step.LAST_FILE_PART: Phase.COMPLETE,
+        Step.HINT: Phase.HELD,
     },
-    Phase.STREAMING: {Step.PART: Phase.STREAMING, Step.LAST: Phase.COMPLETE},
+    Phase.STREAMING: {
+        Step.PART: Phase.STREAMING,
+        Step.LAST: Phase.COMPLETE,
+        Step.FILE_PART: Phase.STREAMING,
+        Step.LAST_FILE_PART: Phase.COMPLETE,
+        Step.HINT: Phase.STREAMING,
+    },
+    Phase.COPYING: {},
+    Phase.TRAILING: {Step.SOME_TRAILERS: Phase.TRAILING, Step.TRAILERS: Phase.COMPLETE},
     Phase.COMPLETE: {},
 }
+"""Where the start promised trailers, the last part of the body leads to TRAILING instead. While
+a file is sent the phase is COPYING."""
 
 
 class ResponseError(Exception):
@@ -53,8 +75,10 @@ class UnexpectedMessage(ResponseError):
         self.kind, self.phase = kind, phase
         expected = {
             Phase.WAITING: "http.response.start comes first",
-            Phase.HELD: "http.response.body or http.response.pathsend comes next",
+            Phase.HELD: "http.response.body or a file comes next",
             Phase.STREAMING: "http.response.body comes next",
+            Phase.COPYING: "a file is still being sent",
+            Phase.TRAILING: "http.response.trailers comes next",
             Phase.COMPLETE: "the response is already complete",
         }[phase]
         super().__init__(f"the application sent {kind!r}, but {expected}")
@@ -89,6 +113,8 @@ class IncompleteResponse(ResponseError):
             Phase.WAITING: "without sending a response",
             Phase.HELD: "after http.response.start, without any http.response.body",
             Phase.STREAMING: "before the last http.response.body (more_body was true)",
+            Phase.COPYING: "while a file was still being sent",
+            Phase.TRAILING: "without the http.response.trailers that it promised",
         }[phase]
         super().__init__(f"the application returned {missing}")
 

@@ -10,8 +10,10 @@ What the cycle waits for is its ``deadline``, and what the passing of it means:
 state       when                                  at the deadline
 ==========  ====================================  ==================================
 CONNECTING  the application decides               (there is none)
-DENYING     the application answers with HTTP     (there is none)
+DENYING     the application answers with HTTP     cut if the client does not read
 OPEN        until the next ping                   ping
+OPEN        the client does not read              cut
+OPEN        the worker drains                     close with 1012
 OPEN        since the last ping                   close with 1011 if all was silent
 OPEN        the client has closed                 answer its close frame
 CLOSING     the client is to close too            cut
@@ -36,6 +38,7 @@ from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.request import Request
 from asgictl_worker.http.response import ClientDisconnected, ResponseError
 from asgictl_worker.service import Service
+from asgictl_worker.stall import LOOK, Stall
 from asgictl_worker.timers import INTERVAL, NEVER
 from asgictl_worker.websocket import handshake
 from asgictl_worker.websocket.frames import Close, CloseCode, Frames, Ping, Pong
@@ -166,6 +169,7 @@ class WebSocketCycle(asyncio.Protocol):
         "_head_sent",
         "_heard",
         "_judgement",
+        "_leaves_at",
         "_next_ping",
         "_owed_pong",
         "_peer",
@@ -175,6 +179,7 @@ class WebSocketCycle(asyncio.Protocol):
         "_request",
         "_scope",
         "_service",
+        "_stall",
         "_started",
         "_state",
         "_task",
@@ -223,7 +228,8 @@ class WebSocketCycle(asyncio.Protocol):
         self._head_sent = False
         self._owed_pong: bytes | None = None
         # Signs of life: when to ask for one, when to judge, and what was seen since asked.
-        self._next_ping = self._judgement = NEVER
+        self._next_ping = self._judgement = self._leaves_at = NEVER
+        self._stall: Stall | None = None
         self._heard = False
         self._unsent = 0
 
@@ -353,10 +359,12 @@ class WebSocketCycle(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Let senders wait: the client does not read."""
         self._writing_paused = True
+        self.deadline = min(self.deadline, self._service.ticker.now + LOOK)
 
     def resume_writing(self) -> None:
         """Let senders go on."""
         self._writing_paused = False
+        self._stall = None
         self._heard = True
         if self._owed_pong is not None:
             payload, self._owed_pong = self._owed_pong, None
@@ -368,7 +376,17 @@ class WebSocketCycle(asyncio.Protocol):
 
     def on_tick(self, now: float) -> None:
         """Act on the deadline."""
-        if self._state is not _OPEN:
+        if self._writing_paused and (self._state is _OPEN or self._state is _DENYING):
+            if self._stall is None:
+                self._stall = Stall(self._transport, now)
+            if self._stall.lasts(now) >= (self._service.settings.timeout_write or NEVER):
+                logger.debug("the client does not read, cutting %s", self)
+                self._transport.abort()
+                return
+            if self._state is _DENYING:
+                self.deadline = now + LOOK
+                return
+        elif self._state is not _OPEN:
             self._transport.abort()
             return
         if self._ending is not None:
@@ -392,12 +410,19 @@ class WebSocketCycle(asyncio.Protocol):
                 self._judgement = now + settings.ws_ping_timeout
                 self._heard = False
                 self._unsent = transport.get_write_buffer_size()
-        self.deadline = min(self._next_ping, self._judgement)
-
-    def drain(self, now: float = 0.0) -> None:
-        """Close with 1012: the client should come back, to another worker."""
-        if self._state is _OPEN:
+        if now >= self._leaves_at:
             self._close(CloseCode.SERVICE_RESTART)
+            return
+        look = now + LOOK if self._writing_paused else NEVER
+        self.deadline = min(self._next_ping, self._judgement, self._leaves_at, look)
+
+    def drain(self, now: float, leaves_at: float) -> None:
+        """Close with 1012 when it is our turn: the client should come back, to another worker."""
+        self._leaves_at = leaves_at
+        if self._state is _OPEN:
+            self.deadline = min(self.deadline, leaves_at)
+            if leaves_at <= now:
+                self._close(CloseCode.SERVICE_RESTART)
 
     def abort(self) -> None:
         """End it now: the time to drain is over."""
