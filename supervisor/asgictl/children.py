@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 
 from asgictl.core import events as ev
-from asgictl.core.state import WorkerHandle
+from asgictl.core.state import WorkerHandle, WorkerState
 from asgictl.system import evidence, kernel, reexec, spawn, template
 from asgictl.system.channel import ALL_MESSAGES, MESSAGES_PER_TURN
 from asgictl.system.watch import Area, Changes, Watcher
@@ -133,8 +133,15 @@ class Children:
             process.channel.send(message)
 
     def evidence_of(self, worker: WorkerHandle, patience: float, now: float) -> ev.Verdict:
-        """Return what /proc says of a silent worker, compared with when it was asked first."""
+        """Return what /proc says of a silent worker, compared with when it was asked first.
+
+        One that boots is compared with its beginning, when it had neither run nor waited.
+        """
         sample = evidence.sample(self.workers[worker.id].child.pid, now)
+        before: evidence.Sample | None
+        if worker.state is WorkerState.STARTING:
+            before = evidence.Sample(time=worker.born, state="R", on_processor=0.0, waiting=0.0)
+            return evidence.conclude(before, sample, patience)
         before = self._samples.get(worker.id)
         if before is None or before.time <= worker.last_beat:
             # The first of this silence; all later ones are compared with it.

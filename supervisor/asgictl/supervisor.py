@@ -24,7 +24,7 @@ from asgictl.children import Children
 from asgictl.configuration import Configuration, read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
-from asgictl.core.state import Phase, State, next_deadline
+from asgictl.core.state import Phase, State, WorkerState, next_deadline
 from asgictl.core.step import initial, step
 from asgictl.generations import Generations
 from asgictl.operate import control, places
@@ -467,7 +467,9 @@ class Supervisor:
 
     def _probe(self, action: act.Probe) -> None:
         worker = self._state.workers[action.worker]
-        patience = self._state.policy.late_after
+        policy = self._state.policy_of(worker.generation)
+        booting = worker.state is WorkerState.STARTING
+        patience = policy.boot_timeout if booting else policy.late_after
         verdict = self._children.evidence_of(worker, patience, self._now)
         self._learn(ev.Evidence(action.worker, verdict))
 

@@ -497,6 +497,19 @@ def test_a_hung_worker_is_suspected_shown_killed_and_replaced(
     server.stop()
 
 
+def test_a_boot_that_somebody_has_stopped_is_not_a_boot_that_hangs(
+    start: Serve, project: Project
+) -> None:
+    project.write(application("1") + "\nimport signal\nos.kill(os.getpid(), signal.SIGSTOP)\n")
+    server = start("app:app", "--port", "0", "--timeout-boot", "1")
+    server.assert_log("not ready after 1 s, but it is stopped by a signal or a debugger")
+    (worker,) = server.children()
+    os.kill(worker, signal.SIGCONT)
+    server.wait_until_ready()
+    assert server.workers() == {worker}
+    server.stop()
+
+
 def test_settings_that_are_broken_at_a_reload_are_refused(serve: Serve, project: Project) -> None:
     project.write(application("1"))
     project.write("workers = 2\n", "asgictl.toml")

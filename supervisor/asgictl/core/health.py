@@ -3,7 +3,7 @@
 A worker that has not beaten for half of its time-out is SUSPECT: its stacks are asked for,
 and /proc is looked at. At the whole time-out /proc is looked at again, and the difference
 says whether the worker hangs (then it is aborted) or the machine does not let it run (then
-it gets more time). Beats of a draining worker count too: one that hangs is not left to sit
+it gets more time). The same is asked before a boot time-out is executed. Beats of a draining worker count too: one that hangs is not left to sit
 out a long drain.
 
 Time in which the supervisor itself did not run (``Lag``) is held against nobody.
@@ -75,6 +75,23 @@ def tick(turn: Turn, _event: ev.Tick) -> None:
 
 
 def _starting_overdue(turn: Turn, worker: WorkerHandle) -> None:
+    if worker.pid:
+        _probe(turn, worker)
+    else:
+        _end_boot(turn, worker)
+
+
+def _judge_boot(turn: Turn, worker: WorkerHandle, verdict: ev.Verdict) -> None:
+    if verdict in _NOT_GUILTY:
+        waited = turn.now - worker.born
+        turn.warn(f"not ready after {waited:.0f} s, but it is {verdict}: {worker}")
+        more = turn.state.policy_of(worker.generation).boot_timeout / 2
+        turn.put(worker, deadline=turn.now + more)
+    else:
+        _end_boot(turn, worker)
+
+
+def _end_boot(turn: Turn, worker: WorkerHandle) -> None:
     waited = turn.now - worker.born
     error = f"not ready after {waited:.0f} s, still in stage {worker.stage!r}"
     worker = turn.move(worker, Happening.HUNG, fate="boot time-out", failure=error)
@@ -104,23 +121,34 @@ def _probe(turn: Turn, worker: WorkerHandle) -> None:
     turn.do(act.Probe(worker.id))
 
 
+_NOT_GUILTY = (ev.Verdict.STARVED, ev.Verdict.STOPPED)
+
+
 def evidence(turn: Turn, event: ev.Evidence) -> None:
-    """Judge a worker that has been silent for its whole time-out."""
-    worker, state = turn.workers.get(event.worker), turn.state
-    if worker is None or worker.state not in (WorkerState.SUSPECT, WorkerState.DRAINING):
+    """Judge a worker that has been silent, or has booted, for its whole time-out."""
+    worker = turn.workers.get(event.worker)
+    if worker is None:
         return
+    if worker.state is WorkerState.STARTING:
+        _judge_boot(turn, worker, event.verdict)
+    elif worker.state in (WorkerState.SUSPECT, WorkerState.DRAINING):
+        _judge_silence(turn, worker, event.verdict)
+
+
+def _judge_silence(turn: Turn, worker: WorkerHandle, verdict: ev.Verdict) -> None:
+    state = turn.state
     timeout = state.policy_of(worker.generation).timeout
     silent = turn.now - worker.last_beat
     if silent < timeout:
         return
-    if event.verdict in (ev.Verdict.STARVED, ev.Verdict.STOPPED):
-        turn.warn(f"no heartbeat for {silent:.1f} s, but it is {event.verdict}: {worker}")
+    if verdict in _NOT_GUILTY:
+        turn.warn(f"no heartbeat for {silent:.1f} s, but it is {verdict}: {worker}")
         _wait(turn, worker, turn.now + timeout)
     elif state.count(WorkerState.SUSPECT) > state.ready() and turn.now < state.last_abort + timeout:
         # More likely the machine than the workers; killing them all would make it certain.
         _wait(turn, worker, state.last_abort + timeout)
     else:
-        turn.error(f"no heartbeat for {silent:.1f} s ({event.verdict}), killing {worker}")
+        turn.error(f"no heartbeat for {silent:.1f} s ({verdict}), killing {worker}")
         turn.set(last_abort=turn.now)
         if worker.active:
             turn.failed(worker)

@@ -253,9 +253,13 @@ class Ledger:
         old, new = before.workers[event.worker], after.workers[event.worker]
         if new.state is not WorkerState.ABORTING or old.state is WorkerState.ABORTING:
             return
-        timeout = before.policy_of(old.generation).timeout
-        assert now - old.last_beat >= timeout, "killed before its time-out"
+        policy = before.policy_of(old.generation)
         assert event.verdict not in (ev.Verdict.STARVED, ev.Verdict.STOPPED)
+        if old.state is WorkerState.STARTING:
+            assert now >= old.born + policy.boot_timeout, "killed before its time-out"
+            return
+        timeout = policy.timeout
+        assert now - old.last_beat >= timeout, "killed before its time-out"
         late, trusted = before.count(WorkerState.SUSPECT), before.ready()
         if late > trusted:
             assert now >= self.last_hang_kill + timeout, "more than one kill, yet most are late"

@@ -25,7 +25,7 @@ from asgictl.core.policy import (
     Policy,
 )
 from asgictl.core.state import State, WorkerState, next_deadline
-from asgictl.core.step import step
+from asgictl.core.step import initial, step
 
 BLOCKED, STARVED = ev.Verdict.BLOCKED, ev.Verdict.STARVED
 TICK = ev.Tick()
@@ -213,11 +213,33 @@ class TestOverdue:
             booting(workers=2), ev.BecameReady(1), ev.StageReached(2, "lifespan"), now=1.0
         )
         state, actions = learn(state, ev.Beat(1), TICK, now=60.0)
+        assert only(actions, act.Probe) == [act.Probe(2)]
+        assert only(actions, act.Kill) == []
 
+        state, actions = learn(state, ev.Evidence(2, BLOCKED), now=60.0)
         assert only(actions, act.Kill) == [act.Kill(2, "ABRT")]
         assert "not ready after 60 s, still in stage 'lifespan'" in texts(actions, "error")[0]
         assert worker(state, 2).dump_due == 60.0 + DUMP_DELAY
         assert [item.slot for item in only(actions, act.Spawn)] == [1]
+
+    @pytest.mark.parametrize("verdict", [STARVED, ev.Verdict.STOPPED])
+    def test_a_boot_that_the_machine_holds_up_gets_more_time(self, verdict: ev.Verdict) -> None:
+        state, _ = learn(booting(workers=1), TICK, now=60.0)
+        state, actions = learn(state, ev.Evidence(1, verdict), now=60.0)
+        assert only(actions, act.Kill) == []
+        assert f"not ready after 60 s, but it is {verdict}" in texts(actions, "warning")[0]
+        assert next_deadline(state) == 90.0
+
+        state, _ = learn(state, TICK, now=90.0)
+        state, actions = learn(state, ev.Evidence(1, BLOCKED), now=90.0)
+        assert only(actions, act.Kill) == [act.Kill(1, "ABRT")]
+
+    def test_a_boot_of_which_nothing_is_known_is_not_asked_for(self) -> None:
+        state, actions = learn(initial(Policy(workers=1), 1), ev.Started(), TICK, now=0.0)
+        _, actions = learn(state, TICK, now=60.0)
+
+        assert only(actions, act.Probe) == []
+        assert "not ready after 60 s, still in stage 'fork'" in texts(actions, "error")[0]
 
     def test_a_drain_that_is_overrun_goes_by_term_abrt_and_kill_each_sent_once(self) -> None:
         state, _ = learn(serving(workers=1, stop_timeout=5.0), ev.Signal("TERM"), now=1.0)

@@ -86,6 +86,15 @@ def test_a_starved_worker_that_spins_is_found_out_in_the_end() -> None:
     assert verdicts == [Verdict.STARVED, Verdict.STARVED, Verdict.STARVED, Verdict.BUSY]
 
 
+def test_a_boot_is_compared_with_its_beginning() -> None:
+    """What a process has had of a processor begins at its fork, so one look is enough."""
+    forked = Sample(time=100.0, state="R", on_processor=0.0, waiting=0.0)
+    boot = partial(replace, forked, time=160.0)
+    assert conclude(forked, boot(on_processor=35.0, waiting=20.0), 60.0) is Verdict.BUSY
+    assert conclude(forked, boot(on_processor=20.0, waiting=40.0), 60.0) is Verdict.STARVED
+    assert conclude(forked, boot(state="S", on_processor=1.0), 60.0) is Verdict.BLOCKED
+
+
 @given(
     state=st.sampled_from("RSDTtZX"),
     numbers=st.lists(st.floats(0, 1e6), min_size=3, max_size=3),
