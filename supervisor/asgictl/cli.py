@@ -232,14 +232,10 @@ def _config(
     if sample_file:
         click.echo(sample(), nl=False)
     elif running:
-        if explain:
-            raise click.UsageError(
-                "the running supervisor does not know where its settings came from; leave out --explain, or --running"
-            )
         given = {name: item.value for name, item in _given(values).items()}
         return report(
             lambda: print_running_settings(
-                given.pop("control", None), given.pop("pid", None), config, as_json
+                given.pop("control", None), given.pop("pid", None), config, as_json, explain
             ),
             as_json,
         )

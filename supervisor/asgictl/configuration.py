@@ -7,7 +7,8 @@ errors. Sources, the weakest first:
 1. the defaults; with ``reload`` some are others, which suit development;
 2. variables that other tools share: ``PORT``, ``WEB_CONCURRENCY``, ``FORWARDED_ALLOW_IPS``;
 3. the settings file: ``--config FILE``, else ``asgictl.toml`` in the working directory,
-   else the table ``[tool.asgictl]`` of ``pyproject.toml`` there;
+   else the table ``[tool.asgictl]`` of ``pyproject.toml`` there; and over it the one of its
+   tables ``[profiles.NAME]`` that ``profile`` names;
 4. ``ASGICTL_*`` variables, from the environment or from files named by ``env_file``;
 5. the command line, or the arguments of ``asgictl.run()``.
 
@@ -122,7 +123,16 @@ class Source:
         start = _enter(self.directory, resolve(own, self.given))
         config = self.config or self.environment.get(CONFIG_VARIABLE) or None
         path = find_file(start, config)
-        from_settings_file = from_file(path, config) if path else {}
+        profile = resolve(own, self.given).get("profile", _NOTHING)
+        if path:
+            from_settings_file = from_file(path, config, profile)
+        elif profile.value is not None:
+            raise _named(
+                BadSetting("profile", profile.value, "in a settings file, and there is none"),
+                profile.origin,
+            )
+        else:
+            from_settings_file = {}
         settled = resolve(from_settings_file, own, self.given)
         directory = _enter(self.directory, settled)
         if env_file := settled.get("env_file"):
@@ -287,12 +297,13 @@ def find_file(directory: str, config: str | None) -> str | None:
     return path if os.path.exists(path) and _table(path) is not None else None
 
 
-def from_file(path: str, name: str | None = None) -> Layer:
+def from_file(path: str, name: str | None = None, profile: Given = _NOTHING) -> Layer:
     """Return what a settings file gives; a ``pyproject.toml`` by its table ``[tool.asgictl]``.
 
     Args:
         path: where it is.
         name: how errors call it, if not by the last part of the path.
+        profile: which of its profiles somebody has asked for, if the file is not to say so.
 
     Raises:
         ConfigurationError: the file cannot be read, is not TOML, or has a key or a value
@@ -304,18 +315,36 @@ def from_file(path: str, name: str | None = None) -> Layer:
         raise ConfigurationError(
             f"{path} has no table [tool.asgictl]; add it or name another file with --config"
         )
+    tables = table.pop("profiles", {})
+    if not isinstance(tables, dict) or not all(isinstance(each, dict) for each in tables.values()):
+        raise ConfigurationError(f"{name}: profiles are tables, such as [profiles.production]")
+    layer = _from_table(table, name)
+    # All of them, so that a mistake shows itself before the profile is needed.
+    profiles = {key: _from_table(each, name, f"profiles.{key}.") for key, each in tables.items()}
+    chosen = layer.get("profile", _NOTHING) if profile.value is None else profile
+    if chosen.value is None:
+        return layer
+    if chosen.value not in profiles:
+        wanted = f"a profile of {name}, which has {', '.join(profiles) or 'none'}"
+        raise _named(BadSetting("profile", chosen.value, wanted), chosen.origin)
+    return resolve(layer, profiles[chosen.value])
+
+
+def _from_table(table: Mapping[str, Any], name: str, prefix: str = "") -> Layer:
     layer: dict[str, Given] = {}
     for key, value in table.items():
         setting = key.replace("-", "_")
         if setting not in SETTINGS:
             raise ConfigurationError(
-                f"{name}: {key!r} is no setting{_nearest(setting, operator.attrgetter('name'))}"
+                f"{name}: {prefix + key!r} is no setting{_nearest(setting, operator.attrgetter('name'))}"
             )
+        if prefix and setting == "profile":
+            raise ConfigurationError(f"{name}: {prefix}{key} leads nowhere; set profile outside")
         if setting in layer:
             raise ConfigurationError(
-                f"{name}: {setting} stands there twice, with - and with _; keep one of them"
+                f"{name}: {prefix}{setting} stands there twice, with - and with _; keep one of them"
             )
-        layer[setting] = _give(SETTINGS[setting], value, Origin("file", f"{name}:{key}"))
+        layer[setting] = _give(SETTINGS[setting], value, Origin("file", f"{name}:{prefix}{key}"))
     return layer
 
 
@@ -401,7 +430,7 @@ def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]
                 BadSetting("env_file", file, f"a file that can be read; {reason}"), chosen.origin
             ) from None
         found |= {name: (value, file) for name, value in values.items() if value is not None}
-    for name in (CONFIG_VARIABLE, "ASGICTL_CHDIR", "ASGICTL_ENV_FILE"):
+    for name in (CONFIG_VARIABLE, "ASGICTL_CHDIR", "ASGICTL_ENV_FILE", "ASGICTL_PROFILE"):
         if name in found:
             raise ConfigurationError(
                 f"{name} in {found[name][1]} comes too late, the file is found by it; set it in the environment itself"

@@ -366,6 +366,12 @@ class Settings(WorkerSettings):
         metavar="auto|none|PATH",
         rule=_rule_for_socket_path,
     )
+    profile: str | None = setting(
+        None,
+        "Add the table [profiles.NAME] of the settings file: what stands there wins over the rest of the file.",
+        group=_PROCESS,
+        metavar="NAME",
+    )
     chdir: str | None = setting(
         None, "Change to this directory before anything else.", group=_PROCESS, metavar="DIRECTORY"
     )

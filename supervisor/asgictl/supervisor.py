@@ -645,8 +645,13 @@ class Supervisor:
         }
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings of the committed generation."""
-        return to_show(self._generations[self._state.committed].settings)
+        """Return the settings of the committed generation, where each came from, and the file."""
+        serving = self._generations[self._state.committed]
+        return {
+            "settings": to_show(serving.settings),
+            "origins": dict(serving.sources),
+            "file": serving.file,
+        }
 
     def set_log_level(self, level: str) -> None:
         """Log as much as that in all processes, those to come too."""

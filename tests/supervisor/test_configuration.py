@@ -80,6 +80,9 @@ def some_values(declaration, directory):
         "umask": "02{}",
         "uds_permissions": "60{}",
         "ssl_context_factory": "module:function{}",
+        "on_worker_start": "module:function{}",
+        "on_worker_stop": "module:function{}",
+        "worker_class": "module:Class{}",
     }.get(name, "text{}")
     texts = [text.format(number) for number in range(4)]
     return [(text,) for text in texts] if declaration.many else texts
@@ -92,7 +95,8 @@ def as_text(declaration, value):
     return declaration.facts.separator.join(value) if declaration.many else str(value)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# A profile has to be there; tests of its own are below.
+@pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"profile"}))
 def test_the_strongest_source_wins_for_every_setting_and_every_set_of_sources(name, tmp_path):
     declaration = SETTINGS[name]
     values = dict(zip(RANKS, some_values(declaration, tmp_path), strict=True))
@@ -501,6 +505,72 @@ def test_development_has_defaults_of_its_own_which_any_source_outweighs(write, t
     assert found.sources["timeout_graceful_shutdown"] == "default with reload"
     assert (found.settings.min_ready, found.settings.drain_idle_window) == (7.0, 2.0)
     assert configuration(tmp_path, {"reload": False}).settings.timeout_graceful_shutdown == 30.0
+
+
+PROFILES = """
+workers = 2
+host = "0.0.0.0"
+
+[profiles.production]
+workers = 8
+bind = ["unix:app.sock"]
+env_file = [".env.production"]
+
+[profiles.small]
+workers = 1
+"""
+
+
+@pytest.mark.parametrize("how", ["flag", "variable", "file"])
+def test_a_profile_wins_over_the_rest_of_its_file(write, tmp_path, how):
+    write(('profile = "production"\n' if how == "file" else "") + PROFILES)
+    write("ASGICTL_TIMEOUT=7\n", ".env.production")
+    flags = {"profile": "production"} if how == "flag" else {}
+    environment = {"ASGICTL_PROFILE": "production"} if how == "variable" else {}
+    found = configuration(tmp_path, flags, environment)
+
+    assert (found.settings.workers, found.settings.bind) == (8, ("unix:app.sock",))
+    assert found.settings.timeout == 7.0
+    assert found.sources["workers"] == "asgictl.toml:profiles.production.workers"
+
+
+def test_a_profile_is_weaker_than_variables_and_the_command_line(write, tmp_path):
+    write('profile = "small"\n' + PROFILES)
+    write("", ".env.production")
+
+    assert settings(tmp_path, {"workers": "3"}).workers == 3
+    assert settings(tmp_path, {}, {"ASGICTL_WORKERS": "4"}).workers == 4
+    assert settings(tmp_path, {}, {"ASGICTL_PROFILE": "production"}).workers == 8
+    assert settings(tmp_path, {}, {"WEB_CONCURRENCY": "5"}).workers == 1
+
+
+def test_pyproject_has_profiles_too(write, tmp_path):
+    write("[tool.asgictl.profiles.small]\nworkers = 3\n", "pyproject.toml")
+    assert settings(tmp_path, {"profile": "small"}).workers == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "profile", "sentence"),
+    [
+        (PROFILES, "prod", r"'prod' \(--profile\): .* asgictl.toml, which has production, small"),
+        ("workers = 2", "x", "which has none"),
+        ('profile = "x"', None, r"profile cannot be 'x' \(asgictl.toml:profile\)"),
+        ("[profiles.x]\nworker = 2", None, "'profiles.x.worker' is no setting; did you mean workers"),
+        ("[profiles.x]\nworkers = 0", None, r"workers cannot be 0 \(asgictl.toml:profiles.x.workers\)"),
+        ('[profiles.x]\nprofile = "y"', None, "profiles.x.profile leads nowhere; set profile outside"),
+        ('profiles = "x"', None, "profiles are tables"),
+        ("[profiles]\nworkers = 2", None, "profiles are tables"),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_profiles_is_named(write, tmp_path, text, profile, sentence):
+    write(text)
+    with pytest.raises(ConfigurationError, match=sentence):
+        configuration(tmp_path, {"profile": profile} if profile else {})
+
+
+def test_a_profile_without_a_settings_file_is_a_mistake(tmp_path):
+    with pytest.raises(ConfigurationError, match="in a settings file, and there is none"):
+        configuration(tmp_path, {}, {"ASGICTL_PROFILE": "production"})
 
 
 def test_workers_of_a_template_would_not_follow_the_files():

@@ -183,7 +183,10 @@ def test_config_tells_what_the_running_supervisor_serves_by(serve: Serve, projec
     assert tomllib.loads(found.stdout)["header"] == ["x-a: 1"]
     found = run(project, "config", "--running", "--json", *where)
     assert json.loads(found.stdout)["settings"]["workers"] == 2
-    assert run(project, "config", "--running", "--explain", *where).code == 2
+    assert json.loads(found.stdout)["origins"]["workers"] == "--workers"
+    explained = run(project, "config", "--running", "--explain", *where).stdout
+    assert re.search(r"^workers = 2 +# --workers$", explained, re.MULTILINE)
+    assert "# settings file: no settings file was found" in explained
     server.stop()
     assert run(project, "config", "--running", *where).code == 69
 

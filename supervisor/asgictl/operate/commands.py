@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asgictl.configuration import Configuration, Source, from_json
+from asgictl.configuration import Configuration, Origin, Source, from_json
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def report(work: Callable[[], None], as_json: bool) -> int:
 
 
 def print_running_settings(
-    control: str | None, pid_file: str | None, config: str | None, as_json: bool
+    control: str | None, pid_file: str | None, config: str | None, as_json: bool, explain: bool
 ) -> None:
     """Print the settings that the running supervisor serves by, as a settings file or as JSON.
 
@@ -115,7 +115,10 @@ def print_running_settings(
         return
     lists = {name: tuple(value) for name, value in found["settings"].items() if type(value) is list}
     settings = from_json(found["settings"] | lists)
-    click.echo(effective(Configuration(settings, {}, directory)), nl=False)
+    origins = {name: Origin("argument", text) for name, text in found.get("origins", {}).items()}
+    # One of an older supervisor says nothing of them.
+    configuration = Configuration(settings, origins, directory, found.get("file"))
+    click.echo(effective(configuration, explain=explain and bool(origins)), nl=False)
 
 
 def connect(control: str | None, pid_file: str | None, config: str | None) -> "Connection":

@@ -53,7 +53,7 @@ class Supervised(Protocol):
         """Where it listens, and how full the kernel's queues are."""
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the committed generation."""
+        """The settings of the committed generation, where each came from, and the file."""
 
     def set_log_level(self, level: str) -> None:
         """Log as much as that, in all processes."""
@@ -105,7 +105,7 @@ class Desk:
         return self._supervisor.listening()
 
     def _config(self) -> Answer:
-        return {"settings": self._supervisor.settings()}
+        return self._supervisor.settings()
 
     def _events(self, last: int = 100, follow: bool = False) -> Answers:
         house = self._supervisor

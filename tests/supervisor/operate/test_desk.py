@@ -42,7 +42,7 @@ class House:
         return {"listeners": [{"address": "http://x"}], "overflows": 0}
 
     def settings(self) -> dict[str, Any]:
-        return {"workers": 2}
+        return {"settings": {"workers": 2}, "origins": {"workers": "--workers"}, "file": None}
 
     def set_log_level(self, level: str) -> None:
         self.level = level
