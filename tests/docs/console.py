@@ -202,7 +202,7 @@ class Reader:
         self.directory.mkdir()
         temporary = scratch / "tmp"
         temporary.mkdir()
-        self.port = _free_port()
+        self.port = free_port()
         programs = str(Path(sys.executable).parent)
         self.environment = clean_environment(temporary) | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -293,7 +293,7 @@ class Reader:
         return text.replace(HOME, str(self.directory)).replace(PORT, str(self.port))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that nobody uses, outside the range from which clients get theirs."""
     while True:
         port = random.randrange(20_000, 30_000)
