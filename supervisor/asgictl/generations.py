@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from asgictl.settings import Settings
 from asgictl.system import listeners, privileges, spawn
-from asgictl.system.listeners import Listener
+from asgictl.system.listeners import Access, Listener
 from asgictl_worker.errors import ConfigurationError
 
 
@@ -24,6 +24,11 @@ class Generation:
     """Where each setting came from."""
     file: str | None
     """The settings file."""
+
+    @property
+    def access(self) -> Access:
+        """Who may connect to its UNIX sockets."""
+        return Access.of(self.settings.uds_permissions, self.surroundings.identity)
 
 
 class Generations(dict[int, Generation]):
@@ -86,7 +91,7 @@ class Generations(dict[int, Generation]):
         bound = listeners.bind_all(
             settings.addresses,
             backlog=settings.backlog,
-            access=listeners.Access.of(settings.uds_permissions, made.surroundings.identity),
+            access=made.access,
             passed=self._passed,
             places=places,
             keep=keep,

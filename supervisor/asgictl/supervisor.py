@@ -498,6 +498,16 @@ class Supervisor:
 
     def _commit(self, action: act.Commit) -> None:
         self._keep_generations({action.generation})
+        generation = self._generations[action.generation]
+        for listener in generation.listeners:
+            try:
+                listener.give_access(generation.access)
+            except OSError as error:
+                log.warning(
+                    "%s: permissions and owner stay as they are: %s",
+                    listener.address,
+                    error.strerror,
+                )
         self._watch_files()
 
     def _abandon(self, action: act.Abandon) -> None:

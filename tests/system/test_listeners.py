@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,29 @@ def test_a_unix_socket_serves_through_a_reload_and_is_gone_afterwards(
     load.assert_nothing_lost()
     server.stop()
     assert not path.exists()
+
+
+def test_new_permissions_are_those_of_a_reload_that_was_not_refused(
+    start: Serve, project: Project, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.sock"
+
+    def permissions() -> int:
+        return stat.S_IMODE(path.stat().st_mode)
+
+    project.write(application("1"))
+    project.write(f'uds = "{path}"\nmin_ready = 0\nuds_permissions = "600"\n', "asgictl.toml")
+    server = start("app:app").wait_until_ready()
+    assert permissions() == 0o600
+    project.write(f'uds = "{path}"\nmin_ready = 0\nuds_permissions = "660"\n', "asgictl.toml")
+    project.write("raise LookupError\n")
+    server.signal("HUP")
+    server.assert_log("reload refused")
+    assert permissions() == 0o600
+    project.write(application("2"))
+    server.reload()
+    assert permissions() == 0o660
+    server.stop()
 
 
 def test_a_unix_socket_left_by_a_dead_server_is_taken_over(

@@ -17,7 +17,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,15 @@ class Listener:
         lock = left["lock"] and SocketLock.take_over(left["lock"])
         end = socket.socket(fileno=left["fd"])
         return cls(left["asked"], end, left["address"], lock, left["borrowed"])
+
+    def give_access(self, access: Access) -> None:
+        """Let others connect than before, if this is a UNIX socket that was made here.
+
+        Raises:
+            OSError: it cannot be changed.
+        """
+        if self.lock:
+            self.lock.give_access(access)
 
     @property
     def descriptors(self) -> list[int]:
@@ -477,6 +486,7 @@ class SocketLock:
         self.path = path
         self._lock_path = path + ".lock"
         self._made: tuple[int, int] | None = None
+        self._access = Access()
         self.fd = self._lock() if fd is None else fd
         os.set_inheritable(self.fd, False)
 
@@ -511,18 +521,42 @@ class SocketLock:
 
     def hand_over(self) -> dict[str, Any]:
         """Return what the next program in this process needs to go on with it."""
-        return {"path": self.path, "fd": self.fd, "made": self._made}
+        return {
+            "path": self.path,
+            "fd": self.fd,
+            "made": self._made,
+            "access": astuple(self._access),
+        }
 
     @classmethod
     def take_over(cls, left: Mapping[str, Any]) -> "SocketLock":
         """Go on with a lock of the program before us in this process."""
         lock = cls(left["path"], left["fd"])
         lock._made = left["made"] and tuple(left["made"])
+        lock._access = Access(*left.get("access", ()))
         return lock
 
-    def made(self) -> None:
-        """Remember the socket, so that only this very one is removed later."""
-        self._made = _identity(self.path)
+    def made(self, access: Access) -> None:
+        """Remember the socket, so that only this very one is changed and removed later."""
+        self._made, self._access = _identity(self.path), access
+
+    def give_access(self, access: Access) -> None:
+        """Change the permissions and the owner of the socket to others than it was made with.
+
+        Raises:
+            OSError: this user may not, or the path is not ours any more.
+        """
+        before = self._access
+        if access == before:
+            return
+        if self._made != _identity(self.path):
+            raise FileNotFoundError(errno.ENOENT, "the path leads to another file now")
+        # Who was told an owner once does not keep it when nobody is told any more.
+        uid = os.geteuid() if access.uid < 0 <= before.uid else access.uid
+        gid = os.getegid() if access.gid < 0 <= before.gid else access.gid
+        os.chown(self.path, uid, gid, follow_symlinks=False)
+        os.chmod(self.path, access.mode)
+        self._access = access
 
     def remove(self) -> None:
         """Remove the socket and the lock."""
@@ -561,7 +595,7 @@ def _bind_unix(path: str, backlog: int, access: Access, lock: SocketLock) -> soc
         _clear(path)
         end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         end.bind(path)
-        lock.made()
+        lock.made(access)
         os.chown(path, access.uid, access.gid, follow_symlinks=False)
         end.listen(backlog)
         end.setblocking(False)

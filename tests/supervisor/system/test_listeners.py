@@ -445,6 +445,39 @@ def test_a_unix_socket_belongs_to_whom_the_workers_run_as(bind: Bind, path: Path
     assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
 
 
+def test_a_unix_socket_that_is_kept_can_be_given_to_others(bind: Bind, path: Path) -> None:
+    (listener,) = bind(UnixAddress(str(path)), access=Access(0o600))
+    listener.give_access(Access(0o660))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    # What somebody has changed by hand is not undone as long as the settings stay.
+    path.chmod(0o666)
+    listener.give_access(Access(0o660))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+
+@only_root
+def test_its_owner_changes_too_and_back(bind: Bind, path: Path) -> None:
+    (listener,) = bind(UnixAddress(str(path)))
+    listener.give_access(Access(0o600, NOBODY, NOBODY))
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
+    listener.give_access(Access(0o600))
+    assert (path.stat().st_uid, path.stat().st_gid) == (0, os.getegid())
+
+
+def test_a_file_that_has_taken_the_path_is_not_changed(bind: Bind, path: Path) -> None:
+    (listener,) = bind(UnixAddress(str(path)))
+    path.unlink()
+    path.touch(0o640)
+    with pytest.raises(FileNotFoundError, match="another file"):
+        listener.give_access(Access(0o600))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_tcp_socket_has_no_permissions(bind: Bind) -> None:
+    (listener,) = bind(TcpAddress("127.0.0.1", 0))
+    listener.give_access(Access(0o600, NOBODY, NOBODY))
+
+
 def test_a_socket_that_a_killed_server_left_is_replaced(bind: Bind, path: Path) -> None:
     def work() -> None:
         bind_all([UnixAddress(str(path))], backlog=1)
