@@ -30,6 +30,7 @@ class Sink:
             request.keep_alive,
             request.expect_continue,
             request.forwarded,
+            request.accepts_trailers,
             request.upgrade,
         )
         self.found.append(("request", facts))
@@ -67,5 +68,3 @@ def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     borders = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     return [data[start:end] for start, end in pairwise(borders) if start < end]
-
-

@@ -1,18 +1,16 @@
 """Both parsers: which heads and bodies they take, which they refuse, and that they agree."""
 
 import re
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.worker.http.parsing import PARSERS, Sink, cut, parse
 
 from asgictl_worker.http import framing
-from asgictl_worker.http.parser_h11 import H11Parser
-from asgictl_worker.http.parser_httptools import HttptoolsParser
-from asgictl_worker.http.request import BadRequest, Request
 from asgictl_worker.settings import WorkerSettings
+
 
 def status_of(parser: str, data: bytes, **settings: Any) -> int | None:
     """Return the status of a refusal, however the bytes are cut; None if there is none."""
@@ -349,13 +347,13 @@ def test_an_expectation_counts_in_http_1_1_only(version, value, expected, parser
 )
 def test_an_upgrade_counts_only_with_the_option_and_without_a_body(lines, upgrade, parser):
     [(_, facts), *_] = parse(parser, [b"GET / HTTP/1.1\r\nhost: a\r\n%b\r\n" % lines])
-    assert facts[10] == upgrade
+    assert facts[11] == upgrade
 
 
 def test_an_upgrade_from_http_1_0_is_none(parser):
     head = b"GET / HTTP/1.0\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
     [(_, facts)] = parse(parser, [head])
-    assert facts[10] == b""
+    assert facts[11] == b""
 
 
 def test_what_follows_a_request_waits(parser):
