@@ -48,7 +48,7 @@ from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
 from asgictl.system.template import TemplateProcess
 from asgictl.system.terminal import Terminal, shell_above
-from asgictl_worker import board, contract, logs
+from asgictl_worker import board, contract, counters, logs
 from asgictl_worker.errors import ConfigurationError, ExitCode
 
 log = logging.getLogger("asgictl.supervisor")
@@ -171,6 +171,7 @@ class Supervisor:
         self._open_control(settings)
         self._lifeline = os.pipe2(os.O_CLOEXEC)
         self._board = board.create()
+        self.totals.rows = counters.Rows(self._board)
         where = ", ".join(listener.address for listener in self._generations[1].listeners)
         fleet = f"{self._policy.workers} workers" if self._policy.workers != 1 else "1 worker"
         if settings.workers == "auto":
@@ -210,6 +211,7 @@ class Supervisor:
         self._control_listener = taken.control
         self._open_control(self._generations[1].settings)
         self.totals = Totals.take_over(taken.operate.get("totals", {}), self._now)
+        self.totals.rows = counters.Rows(self._board)
         self.totals.upgrades += 1
         if level := taken.operate.get("log_level"):
             self.set_log_level(level)

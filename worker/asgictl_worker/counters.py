@@ -62,6 +62,8 @@ START: Final = 64 * 1024
 """Where the rows begin in the shared memory; a multiple of every page size."""
 SIZE: Final = START + ROWS * ROW
 
+TICK: Final = 0.2
+"""Seconds between two calls of ``Counters.tick()``: the interval of ``timers.py``."""
 TICKS: Final = 5
 """How many of the last ticks the worst lag is looked for in: those of a second."""
 

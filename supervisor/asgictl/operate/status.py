@@ -10,12 +10,18 @@ from math import inf
 from typing import Any
 
 from asgictl.core.state import Phase, Reload, ReloadPhase, State, WorkerHandle, WorkerState
-from asgictl.operate.totals import Totals
+from asgictl.operate.sums import quantile, steps_of, total
+from asgictl.operate.totals import Now, Totals
+from asgictl_worker.counters import BOUNDS
 
 
 def status(state: State, totals: Totals, now: float) -> dict[str, Any]:
     """Return the whole fleet and what has become of it."""
-    table = workers(state, totals, now)
+    nows = {worker: totals.now(worker, now) for worker in state.workers}
+    table = [_worker(worker, nows[worker.id], totals, now) for worker in _in_order(state)]
+    sums = totals.sums(state.workers)
+    recent = total(each.steps for each in nows.values() if each.steps)
+    known = [each.busy for each in nows.values() if each.busy is not None]
     return {
         "phase": str(state.phase),
         "uptime": round(now - totals.started, 3),
@@ -24,9 +30,26 @@ def status(state: State, totals: Totals, now: float) -> dict[str, Any]:
         "ready": state.ready(),
         "connections": sum(worker["connections"] for worker in table),
         "in_flight": sum(worker["in_flight"] for worker in table),
-        "requests_per_second": round(sum(worker["requests_per_second"] for worker in table), 1),
-        "requests": totals.requests,
-        "errors": totals.errors,
+        "websockets": sum(worker["websockets"] for worker in table),
+        "requests_per_second": round(sum(each.rate for each in nows.values()), 1),
+        "p50": _rounded(quantile(recent, 0.5)),
+        "p99": _rounded(quantile(recent, 0.99)),
+        "busy": round(sum(known) / len(known), 4) if known else None,
+        "requests": sums.requests,
+        "requests_by": sums.by_kind(),
+        "durations": {
+            "bounds": list(BOUNDS),
+            "counts": steps_of(sums.cells),
+            "sum": round(sums.seconds, 6),
+        },
+        "errors": sums.errors,
+        "connections_total": sums.connections_total,
+        "websockets_total": sums.websockets_total,
+        "messages_received": sums.messages_received,
+        "messages_sent": sums.messages_sent,
+        "bytes_received": sums.bytes_received,
+        "bytes_sent": sums.bytes_sent,
+        "busy_seconds": round(sums.busy, 3),
         "beats_dropped": totals.beats_dropped,
         "exits": dict(totals.exits),
         "waiting": {str(slot): round(until - now, 3) for slot, until in state.backoff.items()},
@@ -40,14 +63,13 @@ def status(state: State, totals: Totals, now: float) -> dict[str, Any]:
     }
 
 
-def workers(state: State, totals: Totals, now: float) -> list[dict[str, Any]]:
-    """Return one row for each process, by slot and age."""
-    chosen = sorted(state.workers.values(), key=lambda worker: (worker.slot, worker.id))
-    return [_worker(worker, totals, now) for worker in chosen]
+def _in_order(state: State) -> list[WorkerHandle]:
+    return sorted(state.workers.values(), key=lambda worker: (worker.slot, worker.id))
 
 
-def _worker(worker: WorkerHandle, totals: Totals, now: float) -> dict[str, Any]:
-    vitals, history = totals.vitals.get(worker.id), totals.slots.get(worker.slot)
+def _worker(worker: WorkerHandle, does: Now, totals: Totals, now: float) -> dict[str, Any]:
+    history = totals.slots.get(worker.slot)
+    counts = bool(does.row.ticked)
     beaten = worker.last_beat != inf
     return {
         "worker": worker.id,
@@ -59,17 +81,25 @@ def _worker(worker: WorkerHandle, totals: Totals, now: float) -> dict[str, Any]:
         "why": worker.fate or worker.recycle,
         "age": round(now - worker.born, 3),
         "beat": round(now - worker.last_beat, 3) if beaten else None,
-        "connections": worker.connections,
-        "in_flight": worker.in_flight,
-        "requests": vitals.requests if vitals else 0,
-        "requests_per_second": round(totals.rate(worker.id, now), 1),
-        "errors": vitals.errors if vitals else 0,
-        "loop_lag": round(vitals.loop_lag, 6) if vitals else 0.0,
+        "connections": does.row.connections if counts else worker.connections,
+        "in_flight": does.row.in_flight if counts else worker.in_flight,
+        "websockets": does.row.websockets,
+        "requests": does.requests,
+        "requests_per_second": round(does.rate, 1),
+        "p50": _rounded(quantile(does.steps, 0.5)),
+        "p99": _rounded(quantile(does.steps, 0.99)),
+        "errors": does.row.errors,
+        "busy": _rounded(does.busy),
+        "loop_lag": round(does.lag, 6),
         "restarts": history.restarts if history else 0,
         "last_restart": {"cause": history.cause, "ago": round(now - history.at, 3)}
         if history
         else None,
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _reload(state: State, reload: Reload, now: float) -> dict[str, Any]:

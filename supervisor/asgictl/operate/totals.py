@@ -1,20 +1,30 @@
 """What has happened since the start: sums that outlive the workers, and upgrades in place.
 
-A worker's beats count from its own start; here only the differences are added up. What a
-killed worker has done since its last beat is not known to anybody.
+Workers count in memory that is read here (``asgictl_worker.counters``). When one ends, what it
+has counted is added to what others have left, however it ended.
 """
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from asgictl.core import events as ev
 from asgictl.core.state import State, WorkerHandle, WorkerState
+from asgictl.operate.sums import Sums, steps_of
 from asgictl_worker import contract
+from asgictl_worker.counters import TICK, Row, Rows
 
-STALE = 3.0
-"""Seconds after a beat in which what it says of the speed still counts."""
+WINDOW = 5.0
+"""Seconds over which rates, quantiles and shares are taken."""
+
+SAMPLE_EVERY = 0.4
+"""Seconds between two samples of a worker, at least; it beats up to four times a second."""
+MAX_SAMPLES = 16
+
+STALLED = 0.3
+"""Seconds without a tick, when one was due, from which on an event loop counts as blocked."""
 
 PLANNED = frozenset({"reload", "reload refused", "recycle", "scale-down", "stop", "asked for"})
 """Causes of exits that nobody has to look into."""
@@ -33,18 +43,39 @@ _CAUSES = {
 }
 
 
+class Sample(NamedTuple):
+    """What a worker had done at some moment."""
+
+    at: float
+    steps: tuple[int, ...]
+    """Requests by how long they took."""
+    ticked: float
+    busy: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Vitals:
-    """What a worker has said of itself with its last beat."""
+    """What is known of a living worker."""
 
-    at: float = -inf
-    requests: int = 0
-    errors: int = 0
     beats_dropped: int = 0
-    loop_lag: float = 0.0
-    """Seconds by which its event loop was late."""
+    samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    """Of the last seconds, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """How a worker does, as far as it can be told."""
+
+    row: Row
+    requests: int = 0
     rate: float = 0.0
-    """Requests per second between its last two beats."""
+    """Requests per second."""
+    steps: tuple[int, ...] = ()
+    """Requests of the last seconds, by how long they took."""
+    lag: float = 0.0
+    """Seconds by which its event loop is late, or was at worst within the last second."""
+    busy: float | None = None
+    """The share of the last seconds in which its event loop has worked or was blocked."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,8 +92,6 @@ class Totals:
     """Sums since the supervisor was started; times are monotonic seconds."""
 
     started: float
-    requests: int = 0
-    errors: int = 0
     beats_dropped: int = 0
     reloads_committed: int = 0
     reloads_refused: int = 0
@@ -70,27 +99,64 @@ class Totals:
     exits: dict[str, int] = field(default_factory=dict)
     """Ended workers, by cause."""
     slots: dict[int, SlotHistory] = field(default_factory=dict)
+    gone: Sums = field(default_factory=Sums)
+    """What workers have counted that are no more."""
     vitals: dict[int, Vitals] = field(default_factory=dict)
     """By worker."""
+    rows: Rows | None = None
+    """What the living count."""
 
     def beat(self, worker: int, beat: contract.Beat, now: float) -> None:
-        """Add what a worker has done since its last beat."""
-        last = self.vitals.get(worker)
-        if last is None:
-            last = self.vitals[worker] = Vitals()
-        done = beat.requests_total - last.requests
-        self.requests += done
-        self.errors += beat.errors_total - last.errors
-        self.beats_dropped += beat.beats_dropped - last.beats_dropped
-        last.rate = done / (now - last.at) if now > last.at else 0.0
-        last.at, last.loop_lag = now, beat.loop_lag_us / 1e6
-        last.requests, last.errors = beat.requests_total, beat.errors_total
-        last.beats_dropped = beat.beats_dropped
+        """Note how far a worker is."""
+        vitals = self.vitals.setdefault(worker, Vitals())
+        self.beats_dropped += beat.beats_dropped - vitals.beats_dropped
+        vitals.beats_dropped = beat.beats_dropped
+        if vitals.samples and now - vitals.samples[-1].at < SAMPLE_EVERY:
+            return
+        if row := self._read(worker):
+            sample = Sample(now, tuple(steps_of(row.cells)), row.ticked, row.busy)
+            vitals.samples.append(sample)
+
+    def now(self, worker: int, now: float) -> Now:
+        """Return how a worker does."""
+        row = self._read(worker)
+        if row is None:
+            return Now(Row(()))
+        steps = steps_of(row.cells)
+        vitals = self.vitals.get(worker)
+        recent = [each for each in vitals.samples if each.at >= now - WINDOW] if vitals else []
+        stalled = max(0.0, now - row.ticked - TICK)
+        if stalled < STALLED:
+            stalled = 0.0
+        lag = max(row.lag, stalled)
+        if not recent or recent[0].at >= now:
+            busy = 1.0 if stalled > WINDOW else None
+            return Now(row, sum(steps), lag=lag, busy=busy)
+        first = recent[0]
+        done = tuple(after - before for after, before in zip(steps, first.steps, strict=True))
+        elapsed = row.ticked - first.ticked + stalled
+        busy = min(1.0, (row.busy - first.busy + stalled) / elapsed) if elapsed > 0 else None
+        return Now(row, sum(steps), sum(done) / (now - first.at), done, lag, busy)
+
+    def sums(self, workers: Iterable[int]) -> Sums:
+        """Return what has been counted since the start, by the living and by those before."""
+        sums = Sums()
+        sums.add(self.gone)
+        for worker in workers:
+            if row := self._read(worker):
+                sums.add(row)
+        return sums
+
+    def _read(self, worker: int) -> Row | None:
+        return self.rows.read(worker) if self.rows else None
 
     def learned(self, event: ev.Event, before: State, after: State, now: float) -> None:
         """Count what an event, which is no beat, has meant."""
         if type(event) is ev.Exited:
             self.vitals.pop(event.worker, None)
+            if self.rows and (row := self.rows.read(event.worker)):
+                self.gone.add(row)
+                self.rows.clear(event.worker)
             worker = before.workers.get(event.worker)
             if worker is not None:
                 self._exited(worker, cause_of(worker, event), now)
@@ -107,27 +173,44 @@ class Totals:
             slot.restarts += 1
             slot.cause, slot.at = cause, now
 
-    def rate(self, worker: int, now: float) -> float:
-        """Return how many requests a second a worker answers now."""
-        vitals = self.vitals.get(worker)
-        return vitals.rate if vitals and now - vitals.at < STALE else 0.0
-
     def hand_over(self) -> dict[str, Any]:
-        """Return everything as JSON knows it, for the next program in this process."""
-        left = asdict(self)
-        for table in left["slots"], left["vitals"]:
-            for item in table.values():
-                item["at"] = None if item["at"] == -inf else item["at"]
+        """Return everything as JSON knows it, for the next program in this process.
+
+        What the living count stays where it is, in their memory.
+        """
+        left = {name: getattr(self, name) for name in _HANDED_OVER}
+        left["slots"] = {
+            slot: {**asdict(item), "at": None if item.at == -inf else item.at}
+            for slot, item in self.slots.items()
+        }
+        left["dropped"] = {worker: item.beats_dropped for worker, item in self.vitals.items()}
+        left["gone"] = self.gone.hand_over()
         return left
 
     @classmethod
     def take_over(cls, left: Mapping[str, Any], now: float) -> "Totals":
         """Go on counting where the program before us has stopped; what it does not know is 0."""
-        known = {name: left[name] for name in _names(cls) & set(left)}
-        known["started"] = left.get("started", now)
-        known["slots"] = _table(SlotHistory, left.get("slots", {}))
-        known["vitals"] = _table(Vitals, left.get("vitals", {}))
-        return cls(**known)
+        totals = cls(started=now)
+        for name in set(_HANDED_OVER) & set(left):
+            setattr(totals, name, left[name])
+        for slot, item in left.get("slots", {}).items():
+            known = {name: item[name] for name in _names(SlotHistory) & set(item)}
+            known["at"] = -inf if known.get("at") is None else known["at"]
+            totals.slots[int(slot)] = SlotHistory(**known)
+        for worker, dropped in left.get("dropped", {}).items():
+            totals.vitals[int(worker)] = Vitals(beats_dropped=dropped)
+        totals.gone = Sums.take_over(left.get("gone", {}))
+        return totals
+
+
+_HANDED_OVER = (
+    "started",
+    "beats_dropped",
+    "reloads_committed",
+    "reloads_refused",
+    "upgrades",
+    "exits",
+)
 
 
 def cause_of(worker: WorkerHandle, event: ev.Exited) -> str:
@@ -148,19 +231,6 @@ def cause_of(worker: WorkerHandle, event: ev.Exited) -> str:
     if worker.state is WorkerState.STARTING:
         return "boot failed"
     return f"exit code {event.code}"
-
-
-def _table(kind: type[Any], left: Mapping[str, Mapping[str, Any]]) -> dict[int, Any]:
-    return {
-        int(key): kind(
-            **{
-                name: -inf if value is None else value
-                for name, value in item.items()
-                if name in _names(kind)
-            }
-        )
-        for key, item in left.items()
-    }
 
 
 def _names(kind: type[Any]) -> set[str]:

@@ -10,9 +10,11 @@ from asgictl.core import events as ev
 from asgictl.core.state import State
 from asgictl.operate import show
 from asgictl.operate.status import progress, status
+from asgictl.operate.sums import Sums
 from asgictl.operate.totals import SlotHistory, Totals
 from asgictl.operate.usage import Usage
 from asgictl_worker.contract import Beat
+from asgictl_worker.counters import CELLS, Row
 
 IDENTITY = {"application": "shop:app", "version": "1.2", "pid": 9, "addresses": ["http://x:80"]}
 
@@ -25,12 +27,32 @@ def look(state: State, now: float = 20.0, totals: Totals | None = None) -> dict[
 
 def busy() -> tuple[State, Totals]:
     """A fleet of two at second 20, one with a past and some work."""
-    state, _ = learn(serving(workers=2), ev.Beat(1, 3, 2), now=19.0)
-    totals = Totals(started=0.0, exits={"SIGKILL": 1, "reload": 2})
+    state, _ = learn(serving(workers=2), ev.Beat(1, 1, 1), now=19.0)
+    totals = Totals(started=0.0, exits={"SIGKILL": 1, "reload": 2}, rows=Rows())
     totals.slots[0] = SlotHistory(restarts=1, cause="SIGKILL", at=10.0)
-    totals.beat(1, Beat(requests_total=1000), 18.0)
-    totals.beat(1, Beat(requests_total=1500, errors_total=2, loop_lag_us=1500), 19.0)
+    for second, requests in ((18.0, 1000), (20.0, 1500)):
+        totals.rows.row = Row(
+            cells=(requests, *[0] * (CELLS - 1)),
+            ticked=second,
+            lag=0.0015,
+            busy=second / 4,
+            connections=3,
+            in_flight=2,
+            websockets=1,
+            bytes_sent=5000,
+            errors=2,
+        )
+        totals.beat(1, Beat(), second)
     return state, totals
+
+
+class Rows:
+    """Those of a fleet in which only the first worker counts."""
+
+    row: Row | None = None
+
+    def read(self, worker: int) -> Row | None:
+        return self.row if worker == 1 else None
 
 
 class TestJson:
@@ -48,15 +70,23 @@ class TestJson:
             "beat": 1.0,
             "connections": 3,
             "in_flight": 2,
+            "websockets": 1,
             "requests": 1500,
-            "requests_per_second": 500.0,
+            "requests_per_second": 250.0,
+            "p50": 0.00025,
+            "p99": 0.000495,
             "errors": 2,
+            "busy": 0.25,
             "loop_lag": 0.0015,
             "restarts": 1,
             "last_restart": {"cause": "SIGKILL", "ago": 10.0},
         }
         sums = ("connections", "in_flight", "requests", "requests_per_second", "errors", "ready")
-        assert [found[name] for name in sums] == [3, 2, 1500, 500.0, 2, 2]
+        assert [found[name] for name in sums] == [3, 2, 1500, 250.0, 2, 2]
+
+        assert found["requests_by"] == {"GET": {"other": 1500}}
+        assert found["durations"]["counts"][0] == sum(found["durations"]["counts"]) == 1500
+        assert (found["p99"], found["busy"], found["bytes_sent"]) == (0.000495, 0.25, 5000)
 
     def test_a_worker_that_has_not_beaten_yet_has_no_numbers(self) -> None:
         row = look(booting(workers=1))["workers"][0]
@@ -112,12 +142,12 @@ class TestText:
             "application  shop:app, running for 20 s (generation 1, pid 9, asgictl 1.2)\n"
             "listening    http://x:80\n"
             "workers      2 of 2 ready\n"
-            "load         3 connections, 2 requests in progress, 500 requests/s\n"
+            "load         3 connections, 2 requests in progress, 250 requests/s\n"
             "since start  1,500 requests, 2 errors, 0 reloads; workers ended: 1 SIGKILL, 2 reload\n"
             "supervisor   1% of a processor, 12.0M of memory\n"
             "\n"
             "SLOT   PID  STATE  GEN   AGE  CONNS  BUSY  REQ/S  REQUESTS     LAG  CPU  MEMORY  RESTARTS\n"
-            "   0  1001  ready    1  20 s      3     2    500     1,500  1.5 ms  50%   41.0M  1 (SIGKILL, 10 s ago)\n"
+            "   0  1001  ready    1  20 s      3     2    250     1,500  1.5 ms  50%   41.0M  1 (SIGKILL, 10 s ago)\n"
             "   1  1002  ready    1  20 s      0     0      0         0  0.0 ms    -       -  0\n"
         )
 
@@ -182,7 +212,8 @@ class TestText:
 
     def test_one_is_not_many(self) -> None:
         state, _ = learn(serving(workers=1), ev.Beat(1, 1, 1), now=19.0)
-        totals = Totals(started=0.0, requests=1, errors=1, reloads_committed=1, upgrades=1)
+        totals = Totals(started=0.0, reloads_committed=1, upgrades=1)
+        totals.gone = Sums(cells=[1, *[0] * (CELLS - 1)], errors=1)
         text = show.status(look(state, totals=totals), {})
         assert "1 connection, 1 request in progress, 0 requests/s" in text
         assert "1 request, 1 error, 1 reload, 1 upgrade\n" in text
