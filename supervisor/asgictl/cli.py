@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, get_completion_class
 
 from asgictl import serve
 from asgictl.configuration import (
@@ -40,6 +40,8 @@ from asgictl_worker.errors import AsgictlError, ExitCode
 from asgictl_worker.settings import SWITCH_WORDS, Declaration
 
 PROGRAM = "asgictl"
+SHELLS = ("bash", "zsh", "fish")
+"""Those that options can be completed in."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -321,6 +323,17 @@ def _init(
     click.echo(f"wrote {path}; next:\n{then}")
 
 
+def _completion(shell: str | None) -> None:
+    name = shell or os.path.basename(os.environ.get("SHELL", ""))
+    kind = get_completion_class(name)
+    if kind is None:
+        known = ", ".join(SHELLS)
+        raise click.UsageError(
+            f"which shell? Name one of {known}, such as `{PROGRAM} completion bash`"
+        )
+    click.echo(kind(commands, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
+
+
 def _program() -> list[str]:
     """Return the words that start this program from anywhere."""
     path = os.path.join(os.path.dirname(sys.executable), PROGRAM)
@@ -398,6 +411,16 @@ VERBS: dict[str, click.Command] = {
             ),
             click.Option(["--force"], is_flag=True, help="Overwrite a file that exists."),
         ],
+        context_settings=_WIDE,
+    ),
+    "completion": click.Command(
+        "completion",
+        callback=_completion,
+        help="Print what makes SHELL complete verbs, options and their values. Put "
+        f'`eval "$({PROGRAM} completion bash)"` into ~/.bashrc, the same with zsh into ~/.zshrc, or '
+        f"`{PROGRAM} completion fish | source` into ~/.config/fish/config.fish.",
+        short_help="Print the completion of bash, zsh or fish.",
+        params=[click.Argument(["shell"], required=False, type=click.Choice(SHELLS))],
         context_settings=_WIDE,
     ),
     **COMMANDS,

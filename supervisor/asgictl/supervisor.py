@@ -56,6 +56,9 @@ log = logging.getLogger("asgictl.supervisor")
 LAG_TOLERANCE = 0.25
 """Seconds by which the loop may be late before it counts as having been held up."""
 
+RENEWAL = 0
+"""Stands for an epoch where certificates alone are looked at: reloads count from 1."""
+
 LAST_WORDS = 0.5
 """Seconds to wait, at most, for whoever reads the log when we leave."""
 
@@ -664,6 +667,34 @@ class Supervisor:
             "origins": dict(serving.sources),
             "file": serving.file,
         }
+
+    def renew_certificates(self, answer: Callable[[str], None]) -> bool:
+        """Look at the certificates in a child, and tell the workers to read them if they are good.
+
+        Returns:
+            False if there are none; else ``answer`` gets what is wrong with them, or nothing.
+        """
+        serving = self._generations[self._state.committed]
+        if not serving.settings.uses_tls:
+            return False
+        environ = serving.surroundings.environ
+
+        def renew(reading: spawn.Reading) -> None:
+            if reading.settings is not None:
+                _log_remarks(reading)
+                log.info("certificates are read again")
+                self._children.tell(contract.ReloadTLS())
+            answer(reading.error)
+
+        try:
+            self._children.start_preflight(
+                RENEWAL,
+                lambda: spawn.with_certificates(serving.settings, environ, strict=True),
+                renew,
+            )
+        except OSError as error:
+            answer(f"cannot fork: {error.strerror}")
+        return True
 
     def set_log_level(self, level: str) -> None:
         """Log as much as that in all processes, those to come too."""

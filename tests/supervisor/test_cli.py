@@ -308,6 +308,44 @@ def test_shells_complete_verbs_options_and_words(words, expected):
     assert f"plain,{expected}" in found.stdout.splitlines()
 
 
+COMPLETED = [
+    ("re", "reload reload-tls reopen-logs"),
+    ("reload --", "--config --control --help --json --no-wait --pid --timeout --wait"),
+    ("worker 0 re", "restart"),
+    ("log-level w", "warning"),
+    ("--ws-max-", "--ws-max-queue --ws-max-size"),
+]
+
+
+@pytest.mark.parametrize(("typed", "offered"), COMPLETED)
+def test_a_real_bash_completes_what_is_typed(typed, offered):
+    words = ["asgictl", *typed.split(" ")]
+    script = (
+        f'eval "$("{sys.executable}" -m asgictl completion bash)"\n'
+        f'asgictl() {{ "{sys.executable}" -m asgictl "$@"; }}\n'
+        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        'compopt() { :; }\n_asgictl_completion asgictl\nprintf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    found = subprocess.run(
+        ["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert found.stderr == ""
+    assert sorted(found.stdout.split()) == offered.split()
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_their_own_completion(shell):
+    found = process("completion", shell)
+    assert found.returncode == 0
+    assert f"_ASGICTL_COMPLETE={shell}_complete" in found.stdout
+
+
+def test_the_shell_of_the_user_is_taken_unless_another_is_named():
+    assert "bash_complete" in process("completion", SHELL="/usr/bin/bash").stdout
+    unknown = process("completion", SHELL="/bin/tcsh")
+    assert (unknown.returncode, "Name one of bash, zsh, fish" in unknown.stderr) == (2, True)
+
+
 def test_shells_complete_files():
     found = process(
         _ASGICTL_COMPLETE="bash_complete", COMP_WORDS="asgictl --log-config x", COMP_CWORD="2"

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from tests.kit import Project, Server, run, wait_for
 
+pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+
 APP = """
 import asyncio
 

@@ -213,6 +213,30 @@ def test_a_renewed_certificate_serves_even_if_the_new_code_does_not(
     server.stop()
 
 
+def test_certificates_are_renewed_without_a_reload(
+    serve: Serve, project: Project, authority: Authority
+) -> None:
+    project.write(application("1"))
+    server = serve("--workers", "2", *authority.issue().options)
+    before, workers = serial_of(server.port, authority.client()), server.workers()
+    sockets = list(server.scratch.rglob("*.sock"))
+    where = ("--control", str(sockets[0]))
+
+    renewed = authority.issue()
+    assert run(project, "reload-tls", *where).stdout.startswith("new connections get")
+    server.assert_log("certificate and key were read again", count=2)
+    after = serial_of(server.port, authority.client())
+    assert after != before
+
+    Path(renewed.certfile).write_text("spoiled")
+    refused = run(project, "reload-tls", "--json", *where)
+    assert refused.code == 1
+    assert "the old certificates stay" in refused.stdout
+    assert serial_of(server.port, authority.client()) == after
+    assert server.workers() == workers
+    server.stop()
+
+
 def test_a_spoiled_certificate_is_refused_and_the_old_one_serves_on(
     serve: Serve, project: Project, authority: Authority
 ) -> None:

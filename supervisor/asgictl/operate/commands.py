@@ -255,6 +255,13 @@ def _abort_reload(connection: "Connection", human: bool) -> Any:
     return result
 
 
+def _reload_tls(connection: "Connection", human: bool, timeout: float | None) -> Any:
+    result = _follow(connection, human, timeout, "reload-tls")
+    if human:
+        click.echo("new connections get the certificates that are on disk now")
+    return result
+
+
 def _upgrade(connection: "Connection", human: bool, timeout: float | None) -> Any:
     from asgictl.operate.client import Failed, Gone, find
 
@@ -397,6 +404,14 @@ _ALL = (
         _abort_reload,
         about="Give up the reload that is under way; the old generation serves on.",
         short="Give up a reload that is under way.",
+    ),
+    _Verb(
+        "reload-tls",
+        _reload_tls,
+        about="Read certificates and keys again, without a reload: new connections get them. Exit code 1: they "
+        "cannot be used, and the old ones stay.",
+        short="Read certificates again, without a reload.",
+        params=[_timeout()],
     ),
     _Verb(
         "scale",

@@ -58,6 +58,13 @@ class Supervised(Protocol):
     def set_log_level(self, level: str) -> None:
         """Log as much as that, in all processes."""
 
+    def renew_certificates(self, answer: Callable[[str], None]) -> bool:
+        """Look at the certificates, and have them read again if they are good.
+
+        Returns:
+            False if there are none; else ``answer`` gets what is wrong with them, or nothing.
+        """
+
 
 class Desk:
     """Answers requests."""
@@ -150,6 +157,23 @@ class Desk:
             raise Refused("there is no reload to abort")
         self._supervisor.learn(ev.ReloadAborted())
         return {"generation": state.committed}
+
+    def _reload_tls(self) -> Answers:
+        house = self._supervisor
+        self._must_not_stop()
+        said: list[str] = []
+        if house.state.reload or house.state.reload_requested:
+            raise Refused("a reload is under way, which reads certificates again, too")
+        if not house.renew_certificates(said.append):
+            raise Refused("there are no certificates: TLS is not spoken here")
+        yield {"progress": "checking the certificates"}
+        while not said:
+            yield None
+            if house.state.reload:
+                raise Refused("a reload has begun meanwhile, which reads certificates again, too")
+        if said[0]:
+            raise Refused(f"the old certificates stay: {said[0]}")
+        return {}
 
     def _upgrade(self) -> Answers:
         state = self._supervisor.state
@@ -344,6 +368,7 @@ VERBS: Mapping[str, Verb] = {
     "events": Verb(Desk._events, {"last": int, "follow": bool}),
     "reload": Verb(Desk._reload, {"wait": bool}),
     "abort-reload": Verb(Desk._abort_reload, {}),
+    "reload-tls": Verb(Desk._reload_tls, {}),
     "upgrade": Verb(Desk._upgrade, {}),
     "stop": Verb(Desk._stop, {"now": bool, "wait": bool}),
     "scale": Verb(Desk._scale, {"to": str, "wait": bool}, ("to",)),

@@ -1,6 +1,7 @@
 """Every verb on the supervisor's side: what it asks of the core, and what it says."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ class House:
         self.totals, self.recorder = Totals(started=0.0), FlightRecorder()
         self.desk = Desk(self)
         self.level = ""
+        self.has_certificates = True
         self.actions: list[act.Action] = []
         self.waiting: list[Any] = []
 
@@ -46,6 +48,10 @@ class House:
 
     def set_log_level(self, level: str) -> None:
         self.level = level
+
+    def renew_certificates(self, answer: Callable[[str], None]) -> bool:
+        self.renewal = answer
+        return self.has_certificates
 
 
 class Talk:
@@ -144,6 +150,35 @@ def test_the_status_has_identity_and_workers(house: House) -> None:
     found = Talk(house, "status").result
     assert found["application"] == "app:app"
     assert [row["pid"] for row in found["workers"]] == [1001, 1002]
+
+
+# -- Certificates
+
+
+def test_certificates_that_are_good_are_read_again(house: House) -> None:
+    talk = Talk(house, "reload-tls")
+    assert talk.progress == ["checking the certificates"]
+    assert not talk.over
+    house.renewal("")
+    assert talk.after(ev.Tick()).result == {}
+
+
+def test_certificates_that_cannot_be_used_are_refused_with_the_reason(house: House) -> None:
+    talk = Talk(house, "reload-tls")
+    house.renewal("it has expired")
+    assert talk.after(ev.Tick()).reason == "the old certificates stay: it has expired"
+
+
+def test_there_may_be_no_certificates(house: House) -> None:
+    house.has_certificates = False
+    assert "TLS is not spoken here" in Talk(house, "reload-tls").reason
+
+
+def test_a_reload_renews_certificates_itself(house: House) -> None:
+    talk = Talk(house, "reload-tls")
+    house.learn(ev.ReloadRequested())
+    assert "has begun meanwhile" in talk.after(ev.Tick()).reason
+    assert "is under way" in Talk(house, "reload-tls").reason
 
 
 # -- Reload
