@@ -53,6 +53,9 @@ LINGER = 2.0
 FAREWELL = 0.5
 """Seconds in which a client may answer the end of TLS, before its connection is closed."""
 
+MAX_HELD = 32 * 1024
+"""Bytes of small parts of a response that are held until the event loop turns."""
+
 MAX_DISCARDED = 1024 * 1024
 """Bytes that are read for nothing to let a client read its answer, or keep its connection."""
 
@@ -104,6 +107,7 @@ class Connection(asyncio.Protocol):
         peer: for logs, whom the current request comes from.
         deadline: when ``on_tick()`` is to be called, in the time of the ticker.
         leaves_at: when a stream of events is to end, because the worker drains.
+        held: parts of a response that are written when the event loop turns.
         reading_paused: the transport was told not to read.
         write_paused: the client does not read what was written.
         writer: writes the responses.
@@ -115,7 +119,9 @@ class Connection(asyncio.Protocol):
         "_discarded",
         "_eof",
         "_expiry",
+        "_flush_is_due",
         "_half_closable",
+        "_held_size",
         "_idle_time",
         "_own_peer",
         "_parser",
@@ -128,6 +134,7 @@ class Connection(asyncio.Protocol):
         "client",
         "deadline",
         "heard",
+        "held",
         "leaves_at",
         "peer",
         "reading_paused",
@@ -163,6 +170,9 @@ class Connection(asyncio.Protocol):
         self._state = _IDLE
         self._idle_time = service.settings.timeout_keep_alive + INTERVAL
         self._writable_waiters: list[asyncio.Future[None]] = []
+        self.held: list[bytes] = []
+        self._held_size = 0
+        self._flush_is_due = False
         self._burst = 0
         self._discarded = 0
         self._eof = False
@@ -223,6 +233,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell those who wait for this client."""
         self.service.forget(self)
+        self.held.clear()
         self.deadline = NEVER
         self._state = _CLOSED
         self.resume_writing()
@@ -290,13 +301,13 @@ class Connection(asyncio.Protocol):
 
     # -- What the parser finds
 
-    def request_received(self, request: Request) -> None:
-        """Run the application for a request."""
+    def request_received(self, request: Request, body: bytes = b"") -> None:
+        """Run the application for a request; ``body`` is what came of its body."""
         service = self.service
         settings = service.settings
         self._state = _BUSY
         self.deadline = NEVER
-        if request.has_body or service.has_deadlines:
+        if service.has_deadlines or (request.has_body and self._parser.state != ENDED):
             self._set_deadline(request)
         client, scheme, peer = self.client, self.scheme, self._own_peer
         server = self.server
@@ -316,7 +327,15 @@ class Connection(asyncio.Protocol):
         limit = settings.limit_concurrency
         if limit is not None and service.counters.in_flight >= limit:
             cycle.refuse(BadRequest(503, "too many requests in progress"))
-        elif request.has_body and self._parser.buffer:
+        elif not request.has_body:
+            cycle.start()
+        elif body:
+            if cycle.body_received(body):
+                self._pause_reading()
+            if self._parser.state == ENDED:
+                cycle.body_ended()
+            cycle.start()
+        elif self._parser.buffer:
             # What is here of the body comes first: most applications need not wait then.
             self._unstarted = cycle
         else:
@@ -389,6 +408,8 @@ class Connection(asyncio.Protocol):
         """
         self._cycle = None
         if visible:
+            if self.held:
+                self._flush()
             self._close()
             return
         connection = self.transport.get_extra_info("socket")
@@ -403,6 +424,46 @@ class Connection(asyncio.Protocol):
         if self.reading_paused:
             self.reading_paused = False
             self.transport.resume_reading()
+
+    def write(self, data: bytes | tuple[bytes, ...]) -> None:
+        """Write, behind what is held."""
+        parts = (data,) if isinstance(data, bytes) else data
+        # Large parts are not copied. And not writelines(): asyncio's never pauses the writer
+        # before CPython 3.13.2 (CVE-2024-12254), and a client that does not read would fill
+        # the memory.
+        if self.held:
+            self.held.append(parts[0])
+            self._flush()
+            parts = parts[1:]
+        for part in filter(None, parts):
+            self.service.counters.bytes_sent += len(part)
+            self.transport.write(part)
+
+    def write_soon(self, data: bytes) -> None:
+        """Hold small parts until the event loop turns, to write them at once.
+
+        A system call for each part would cost as much as all the rest of a response in ten
+        parts. Nobody waits longer for it: the loop turns before it sleeps.
+        """
+        self.held.append(data)
+        self._held_size += len(data)
+        if self._held_size > MAX_HELD:
+            self._flush()
+        elif not self._flush_is_due:
+            self._flush_is_due = True
+            self.service.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._flush_is_due = False
+        if self.held:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self.held)
+        self.held.clear()
+        self._held_size = 0
+        self.service.counters.bytes_sent += len(data)
+        self.transport.write(data)
 
     async def wait_until_writable(self) -> None:
         """Wait until the client has read enough of what was written, or is gone."""
@@ -594,6 +655,7 @@ class Connection(asyncio.Protocol):
 
     def _abort(self) -> None:
         """Close at once."""
+        self.held.clear()
         self._state = _CLOSED
         self._parser.stop()
         self.transport.abort()

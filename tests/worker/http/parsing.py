@@ -18,7 +18,7 @@ class Sink:
     def __init__(self) -> None:
         self.found: list[Any] = []
 
-    def request_received(self, request: Request) -> None:
+    def request_received(self, request: Request, body: bytes = b"") -> None:
         facts = (
             request.method,
             request.target,
@@ -34,6 +34,10 @@ class Sink:
             request.upgrade,
         )
         self.found.append(("request", facts))
+        if body:
+            self.body_received(body)
+            if len(body) == request.content_length:
+                self.body_ended()
 
     def body_received(self, data: bytes) -> None:
         assert data

@@ -20,6 +20,7 @@ from tests.worker.http.wire import (
 )
 from tests.worker.waiting import until
 
+from asgictl_worker.connection import MAX_HELD
 from asgictl_worker.http.cycle import HIGH_WATER
 from asgictl_worker.http.response import ClientDisconnected
 
@@ -355,6 +356,7 @@ async def test_the_start_of_a_response_waits_for_the_body():
         await send(START)
         await go.wait()
         await send(body(b"a", more=True))
+        await asyncio.sleep(0)
         await send(body(b"b"))
 
     peer = Peer(app)
@@ -367,6 +369,58 @@ async def test_the_start_of_a_response_waits_for_the_body():
     first, second = peer.transport.writes
     assert first.endswith(b"\r\n\r\n1\r\na\r\n")
     assert second == b"1\r\nb\r\n0\r\n\r\n"
+
+
+async def test_parts_of_one_turn_of_the_loop_are_one_write():
+    async def app(scope, receive, send):
+        await send(START)
+        for _ in range(3):
+            await send(body(b"a", more=True))
+        await send(body(b""))
+
+    peer = await exchange(app)
+    (all_at_once,) = peer.transport.writes
+    assert all_at_once.endswith(b"\r\n\r\n" + 3 * b"1\r\na\r\n" + b"0\r\n\r\n")
+
+
+async def test_parts_are_not_held_beyond_a_limit():
+    part = b"a" * 1000
+
+    async def app(scope, receive, send):
+        await send(START)
+        for _ in range(100):
+            await send(body(part, more=True))
+        await send(body(b""))
+
+    peer = await exchange(app)
+    assert peer.written.count(part) == 100
+    assert 2 < len(peer.transport.writes) < 10
+    assert max(map(len, peer.transport.writes)) < MAX_HELD + 2000
+
+
+async def test_a_part_is_written_before_the_application_waits():
+    never = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await send(START)
+        await send(body(b"a", more=True))
+        await never.wait()
+
+    peer = Peer(app)
+    peer.send(GET)
+    await until(lambda: peer.written.endswith(b"\r\n\r\n1\r\na\r\n"))
+    peer.lose()
+
+
+async def test_what_was_sent_before_an_error_reaches_the_client():
+    async def app(scope, receive, send):
+        await send(START)
+        await send(body(b"a", more=True))
+        raise RuntimeError("no more")
+
+    peer = await exchange(app)
+    assert peer.written.endswith(b"\r\n\r\n1\r\na\r\n")
+    assert peer.transport.closed
 
 
 async def test_a_body_can_be_any_kind_of_bytes():

@@ -60,8 +60,15 @@ class Owner(Protocol):
     transport: asyncio.Transport
     writer: Writer
     peer: str
+    held: list[bytes]
     reading_paused: bool
     write_paused: bool
+
+    def write(self, data: bytes | tuple[bytes, ...]) -> None:
+        """Write, behind what is held."""
+
+    def write_soon(self, data: bytes) -> None:
+        """Hold small parts until the event loop turns, to write them at once."""
 
     def response_ended(self) -> None:
         """Go on with the connection: the response is complete."""
@@ -317,8 +324,7 @@ class HTTPCycle:
             self._trailers += trailer_lines(message.get("headers", ()))
             if not message.get("more_trailers", False):
                 accepted = self._trailers if self._request.accepts_trailers else b""
-                if end := connection.writer.end(accepted):
-                    connection.transport.write(end)
+                connection.write(connection.writer.end(accepted))
                 self._end()
         else:
             raise UnexpectedMessage(kind, phase)
@@ -329,21 +335,20 @@ class HTTPCycle:
             body = _as_bytes(body)
         connection = self._connection
         writer = connection.writer
-        counters = connection.service.counters
         data = writer.body(body, more or self._trailers is not None)
-        if isinstance(data, bytes):
-            if data:
-                counters.bytes_sent += len(data)
-                connection.transport.write(data)
-        else:
-            # Not writelines(): asyncio's never pauses the writer before CPython 3.13.2
-            # (CVE-2024-12254), and a client that does not read would fill the memory.
-            for part in filter(None, data):
-                counters.bytes_sent += len(part)
-                connection.transport.write(part)
         if more or self._trailers is not None:
             self._phase = _STREAMING if more else _TRAILING
+            if type(data) is bytes:
+                connection.write_soon(data)
+            else:
+                connection.write(data)
             return
+        counters = connection.service.counters
+        if type(data) is bytes and not connection.held:  # hot: as write()
+            counters.bytes_sent += len(data)
+            connection.transport.write(data)
+        else:
+            connection.write(data)
         self._phase = _COMPLETE
         # hot: from here _log(), without the calls and without doubt
         request = self._request
@@ -422,11 +427,9 @@ class HTTPCycle:
                 self._phase = phase
             raise
         writer.size -= size
-        if head:
-            connection.transport.write(head)
+        connection.write(head)
         await files.copy(connection, file, offset, size, self._note_copied)
-        if end:
-            connection.transport.write(end)
+        connection.write(end)
         if more or self._trailers is not None:
             self._phase = _STREAMING if more else _TRAILING
         else:

@@ -59,8 +59,14 @@ _NO_REQUEST = Request("GET", b"/", "1.0", [])
 class Sink(Protocol):
     """Where a parser puts what it finds, by plain calls."""
 
-    def request_received(self, request: Request) -> None:
-        """Take a head; a body follows if ``request.has_body``."""
+    def request_received(self, request: Request, body: bytes = b"") -> None:
+        """Take a head; a body follows if ``request.has_body``.
+
+        Args:
+            request: the head.
+            body: what of the body came with it, and is not announced again; all of it if the
+                state of the parser is ENDED.
+        """
 
     def body_received(self, data: bytes) -> None:
         """Take a part of the body, never an empty one."""
@@ -94,6 +100,7 @@ class Parser(ABC):
     __slots__ = (
         "_body_size",
         "_known_fields",
+        "_known_fields_of",
         "_left",
         "_max_body",
         "_max_field",
@@ -120,7 +127,7 @@ class Parser(ABC):
         self._scanned = 0
         self._left = 0
         self.known_head = self._known_fields = b""
-        self.known_request = _NO_REQUEST
+        self.known_request = self._known_fields_of = _NO_REQUEST
         self._body_size = 0
         self._trailers = 0
         self.is_advancing = False
@@ -146,15 +153,20 @@ class Parser(ABC):
     def feed(self, data: bytes) -> None:
         """Take bytes from the peer and tell the sink what they complete."""
         if not self.buffer:
-            # hot: nearly every request comes in one piece; it is not copied then
+            # hot: nearly every request comes in one piece; its head is not copied then, and
+            # its body once
             if self.state == HEAD:
-                if 0 < data.find(b"\r\n\r\n") == len(data) - 4 and data[0] in _TOKEN_BYTES:
+                end = data.find(b"\r\n\r\n") + 4
+                if end > 4 and data[0] in _TOKEN_BYTES:
                     try:
-                        request = self._read_head(data)
+                        request = self._read_head(data[:end])
                     except BadRequest as error:
                         self._refuse(error, data)
                     else:
-                        self._sink.request_received(request)
+                        if end == len(data):
+                            self._sink.request_received(request)
+                        else:
+                            self._feed_rest(request, data[end:])
                     return
             elif self.state == LENGTH and len(data) <= self._left:
                 self._take_body(data)
@@ -162,6 +174,17 @@ class Parser(ABC):
         if self.state != FAILED:
             self.buffer += data
             self._advance()
+
+    def _feed_rest(self, request: Request, rest: bytes) -> None:
+        """Take what came behind a head in one piece with it."""
+        if self.state == LENGTH and len(rest) <= self._left:
+            self._left -= len(rest)
+            if not self._left:
+                self.state = ENDED
+            self._sink.request_received(request, rest)
+        else:
+            self.buffer += rest
+            self._advance(request)
 
     def proceed(self) -> None:
         """Go on with the next request."""
@@ -176,10 +199,16 @@ class Parser(ABC):
         self.buffer.clear()
         return rest
 
-    def _advance(self) -> None:
-        """Use up the buffer, as far as it goes or to the end of a request."""
+    def _advance(self, request: Request | None = None) -> None:
+        """Use up the buffer, as far as it goes or to the end of a request.
+
+        Args:
+            request: its head was read already.
+        """
         self.is_advancing = True
         try:
+            if request is not None:
+                self._sink.request_received(request)
             while self.buffer and _STEPS[self.state](self):
                 pass
             self._sink.bytes_ended()
@@ -249,10 +278,14 @@ class Parser(ABC):
         if fields == self._known_fields:
             known = _KNOWN_LINES.get(line)
             if known is not None:
-                self.state = ENDED
-                self.known_head = head
-                self.known_request = FamiliarRequest(known, self.known_request.headers)
-                return self.known_request
+                request: Request = FamiliarRequest(known, self._known_fields_of)
+                if request.has_body:
+                    self._expect_body(request)
+                else:
+                    self.state = ENDED
+                    self.known_head = head
+                    self.known_request = request
+                return request
         self._check_head(head, line, fields)
         words = line.split(b" ")
         if len(words) != 3:
@@ -269,12 +302,17 @@ class Parser(ABC):
         if not target.isascii():
             raise BadRequest(400, "the target has a character that is not allowed")
         request = self.parse_head(head, method, target, http_version)
-        if not request.has_body:
+        # With a URL as the target, the headers are not those that were sent.
+        if request.is_plain and target.startswith(b"/"):
+            self._remember(head, line, fields, request)
+        if request.has_body:
+            self._expect_body(request)
+        else:
             self.state = ENDED
-            # With a URL as the target, the headers are not those that were sent.
-            if request.is_plain and target.startswith(b"/"):
-                self._remember(head, line, fields, request)
-        elif request.chunked:
+        return request
+
+    def _expect_body(self, request: Request) -> None:
+        if request.chunked:
             self.state = CHUNK_SIZE
             self._body_size = 0
         else:
@@ -284,14 +322,15 @@ class Parser(ABC):
                 raise BadRequest(413, "the body is too long")
             self._left = length
             self.state = LENGTH
-        return request
 
     def _remember(self, head: bytes, line: bytes, fields: bytes, request: Request) -> None:
         """Keep what will be known again: lines for all connections, the rest for this one."""
         if len(head) <= MAX_KNOWN_HEAD:
-            self.known_head = head
             self._known_fields = fields
-            self.known_request = request
+            self._known_fields_of = request
+            if not request.has_body:
+                self.known_head = head
+                self.known_request = request
         if len(line) <= MAX_KNOWN_LINE:
             if len(_KNOWN_LINES) >= MAX_KNOWN_LINES:
                 _KNOWN_LINES.clear()

@@ -171,6 +171,10 @@ class Writer:
         """
         head = self._head
         size = len(data)
+        # hot: one chunk after the other
+        if self._chunked and more and size and size < LARGE:
+            self.size += size
+            return b"%x\r\n%b\r\n" % (size, data)
         left = self._left
         # hot: as frame(), for a whole response with nothing to be said about the connection
         if self._is_usual and not more and head and size < LARGE:

@@ -185,14 +185,16 @@ class Request:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the headers ask nothing of the connection, as those of most requests."""
+        """Whether the headers ask no more of the connection than to read a body.
+
+        So do those of most requests.
+        """
         return self.keep_alive and not (
-            self.has_body
+            self.chunked
             or self.forwarded
             or self.accepts_trailers
             or self.expect_continue
             or self.upgrade
-            or self.content_length is not None
             or self.http_version == "1.0"
         )
 
@@ -281,17 +283,20 @@ class FamiliarRequest(Request):
     """A request whose line and whose header fields were seen, and checked, before.
 
     Args:
-        line: the request that the line was seen in.
-        headers: those of a plain request.
+        line: a request that the line was seen in.
+        fields: a plain request that the fields were seen in.
     """
 
     http_version = "1.1"
 
-    def __init__(self, line: Request, headers: asgi.Headers) -> None:
+    def __init__(self, line: Request, fields: Request) -> None:
         self.method = line.method
         self.target = line.target
         self._template = line._template
-        self.headers = headers
+        self.headers = fields.headers
+        if fields.content_length is not None:
+            self.content_length = fields.content_length
+            self.has_body = fields.has_body
 
 
 def _template(method: str, target: bytes, http_version: str) -> dict[str, Any]:
