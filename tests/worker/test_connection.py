@@ -28,6 +28,7 @@ from asgictl_worker.connection import (
 from asgictl_worker.http.cycle import HIGH_WATER
 from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.parser_httptools import HttptoolsParser
+from asgictl_worker.service import REST
 from asgictl_worker.timers import NEVER
 
 
@@ -302,6 +303,41 @@ async def test_an_idle_connection_is_closed_after_a_while(parser):
     peer.wait(1.0)
     assert peer.transport.closed
     assert not peer.transport.aborted
+
+
+async def test_a_connection_that_is_idle_for_a_while_forgets_and_goes_on(parser):
+    peer = Peer(hello, http=parser, timeout_keep_alive=10.0)
+    for count in range(1, 4):
+        peer.send(GET)
+        await peer.written_is(HELLO * count)
+        assert peer.connection._parser.known_head == GET
+        peer.wait(REST)
+        assert peer.connection._parser.known_head == b""
+    peer.wait(8.0)
+    assert not peer.transport.closed
+    peer.wait(1.0)
+    assert peer.transport.closed
+
+
+async def test_a_part_of_a_head_after_a_rest_has_its_time(parser):
+    peer = Peer(hello, http=parser, timeout_keep_alive=10.0, timeout_request_header=20.0)
+    peer.send(GET)
+    await peer.written_is(HELLO)
+    peer.wait(REST)
+    peer.send(GET[:10])
+    peer.wait(19.0)
+    assert not peer.transport.closed
+    peer.send(GET[10:])
+    await peer.written_is(HELLO * 2)
+
+
+@pytest.mark.parametrize("idle", [0, 0.3, 1.0])
+async def test_a_connection_that_may_not_be_idle_for_long_does_not_rest(idle):
+    peer = Peer(hello, timeout_keep_alive=idle)
+    peer.send(GET)
+    await peer.written_is(HELLO)
+    peer.wait(idle + 0.3)
+    assert peer.transport.closed
 
 
 async def test_line_ends_between_requests_are_no_request(parser):

@@ -9,7 +9,8 @@ Every state but one has a deadline:
 ==============  =========================================  ==================
 state           when                                       at the deadline
 ==============  =========================================  ==================
-IDLE            no part of a request is here               close
+IDLE            no part of a request is here               forget what would save work
+RESTING         none has been here for long, or ever       close
 HEAD            a part of a head is here                   answer 408, close
 BUSY            a cycle runs                               see below
 DISCARDING      the response came before the whole body    close
@@ -75,10 +76,11 @@ class State(Enum):
     DISCARDING = 3
     LINGERING = 4
     CLOSED = 5
+    RESTING = 6
 
 
 # hot: names of the module are found faster than attributes of the class
-_IDLE, _HEAD, _BUSY, _DISCARDING, _LINGERING, _CLOSED = State
+_IDLE, _HEAD, _BUSY, _DISCARDING, _LINGERING, _CLOSED, _RESTING = State
 
 
 @cache
@@ -122,7 +124,7 @@ class Connection(asyncio.Protocol):
         "_flush_is_due",
         "_half_closable",
         "_held_size",
-        "_idle_time",
+        "_idle_times",
         "_own_peer",
         "_parser",
         "_stall",
@@ -167,8 +169,8 @@ class Connection(asyncio.Protocol):
         self._parser = parser_class(service.settings.http)(self, service.settings)
         self._cycle: HTTPCycle | None = None
         self._unstarted: HTTPCycle | None = None
-        self._state = _IDLE
-        self._idle_time = service.settings.timeout_keep_alive + INTERVAL
+        self._state = _RESTING
+        self._idle_times = service.idle_times
         self._writable_waiters: list[asyncio.Future[None]] = []
         self.held: list[bytes] = []
         self._held_size = 0
@@ -273,6 +275,11 @@ class Connection(asyncio.Protocol):
                 self.deadline = now + LOOK
         elif state is _CLOSED:
             self._end_tls(now)
+        elif state is _IDLE and self._idle_times[1]:
+            self._state = _RESTING
+            self.deadline = now + self._idle_times[1]
+            self._parser.forget()
+            self.writer.forget()
         else:
             self._close()
 
@@ -288,8 +295,8 @@ class Connection(asyncio.Protocol):
             self.deadline = min(self.deadline, leaves_at)
         window = self.service.settings.drain_idle_window
         # For those whose response has begun, and could not say it.
-        self._idle_time = min(self._idle_time, window + INTERVAL)
-        if self._state is _IDLE:
+        self._idle_times = (min(self._idle_times[0], window + INTERVAL), 0.0)
+        if self._state is _IDLE or self._state is _RESTING:
             self.deadline = min(self.deadline, now + window)
 
     def abort(self) -> None:
@@ -383,7 +390,7 @@ class Connection(asyncio.Protocol):
             and not (parser.buffer or self._eof or self.reading_paused)
         ):
             self._state = _IDLE
-            self.deadline = self.service.ticker.now + self._idle_time
+            self.deadline = self.service.ticker.now + self._idle_times[0]
             parser.state = framing.HEAD
         elif not self.writer.keep_alive or (
             self._eof and not (parser.state == ENDED and parser.buffer)
@@ -523,7 +530,7 @@ class Connection(asyncio.Protocol):
     def _become_idle(self) -> None:
         """Wait for the next request, or go on with the one that is here."""
         self._state = _IDLE
-        self.deadline = self.service.ticker.now + self._idle_time
+        self.deadline = self.service.ticker.now + self._idle_times[0]
         if self.reading_paused:
             self.resume_reading()
         parser = self._parser
@@ -554,7 +561,7 @@ class Connection(asyncio.Protocol):
     def _look_at_rest(self) -> None:
         """See to what the parser could not use up."""
         parser = self._parser
-        if self._state is _IDLE:
+        if self._state is _IDLE or self._state is _RESTING:
             if parser.state == framing.HEAD and parser.buffer:
                 self._state = _HEAD
                 service = self.service

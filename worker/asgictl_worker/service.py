@@ -15,7 +15,11 @@ from asgictl_worker.counters import Counters
 from asgictl_worker.http.http1 import DefaultFields
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.settings import WorkerSettings
-from asgictl_worker.timers import Ticker
+from asgictl_worker.timers import INTERVAL, Ticker
+
+REST = 1.0
+"""Seconds after which an idle connection keeps nothing that would make its next request cheaper;
+it then takes a third of the memory."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -38,12 +42,16 @@ class Service:
     draining: bool = False
     has_deadlines: bool = False
     """Whether requests without a body have to be looked at, too, until they are answered."""
+    idle_times: tuple[float, float] = field(init=False)
+    """Seconds after which an idle connection rests, and after which a resting one is closed."""
     defaults: DefaultFields = field(init=False)
     context: contextvars.Context = field(init=False)
     """What every request gets a copy of: nothing that a request sets is seen by another."""
 
     def __post_init__(self) -> None:
         self.defaults = DefaultFields(self.settings)
+        idle = self.settings.timeout_keep_alive + INTERVAL
+        self.idle_times = (min(idle, REST), max(0.0, idle - REST))
         self.has_deadlines = bool(self.settings.timeout_request)
         reset = self.settings.reset_contextvars
         self.context = contextvars.Context() if reset else contextvars.copy_context()

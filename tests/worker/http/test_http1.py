@@ -346,6 +346,25 @@ def test_headers_that_changed_in_place_are_noticed():
     assert b"x: 2\r\n" in write(b"", headers=headers, by=by)
 
 
+@pytest.mark.parametrize("before", [(), [(b"date", b"today")]])
+def test_headers_that_are_none_are_never_taken_for_known(before):
+    by = writer()
+    by.start(request(), 200, before, True)
+    by.body(b"", False)
+    with pytest.raises(InvalidResponse, match="must be a list"):
+        by.start(request(), 200, None, True)
+
+
+def test_a_writer_that_forgot_writes_the_same():
+    by = writer()
+    outputs = []
+    for _ in range(3):
+        by.start(request(), 200, [(b"x", b"y")], True)
+        outputs.append(by.body(b"a", False))
+        by.forget()
+    assert len(set(outputs)) == 1
+
+
 def test_a_new_date_is_noticed():
     clock = Clock()
     by = Writer(clock, DefaultFields(WorkerSettings()))

@@ -141,6 +141,11 @@ class Parser(ABC):
             BadRequest: a rule is broken, or the library does not understand the head.
         """
 
+    def forget(self) -> None:
+        """Let go of what would make a repeated request cheaper."""
+        self.known_head = self._known_fields = b""
+        self.known_request = _NO_REQUEST
+
     def close(self) -> None:
         """Let go of the sink, which holds this parser.
 

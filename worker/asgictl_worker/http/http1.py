@@ -50,6 +50,10 @@ _KINDS: dict[bytes, int] = dict.fromkeys(
     b"server": _SERVER,
 }
 _MAX_KINDS = 1024
+
+_NOTHING = object()
+"""Equal to no headers, not even to those that are None by mistake."""
+
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_VALUE = re.compile(rb"[\x00\r\n]")
 
@@ -108,7 +112,7 @@ class Writer:
         self._defaults = defaults
         self._head = b""
         self._known_date = self._known_head = b""
-        self._known_headers: list[tuple[bytes, bytes]] | None = None
+        self._known_headers: object = _NOTHING
         self._known_length: int | None = None
         self.headers: Sequence[tuple[bytes, bytes]] = ()
         self.status = 0
@@ -137,7 +141,7 @@ class Writer:
             self._head = line + (date if fields.date else b"") + fields.lines
             self._left = fields.length
             self.headers = fields.headers
-            self._known_headers = None
+            self._known_headers = _NOTHING
             if fields.close:
                 keep_alive = False
             if fields.are_plain:
@@ -152,6 +156,12 @@ class Writer:
         self._chunked = False
         self.bodiless = request.method == "HEAD" or status == 304 or status == 204
         self._is_usual = keep_alive and not (self._is_old or self.bodiless)
+
+    def forget(self) -> None:
+        """Let go of what would make a repeated response cheaper."""
+        self._known_head = b""
+        self._known_headers = _NOTHING
+        self.headers = ()
 
     def declare(self, length: int) -> None:
         """Set the length of the body, unless the application did so itself."""

@@ -9,6 +9,20 @@ from asgictl_worker.http.framing import Parser, Sink, read_by_rules
 from asgictl_worker.http.request import Request
 from asgictl_worker.settings import WorkerSettings
 
+_NAMES = {
+    spelling: name
+    for name in (
+        b"accept accept-encoding accept-language authorization cache-control connection "
+        b"content-length content-type cookie dnt host if-modified-since if-none-match origin "
+        b"pragma priority range referer sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform "
+        b"sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user traceparent tracestate "
+        b"transfer-encoding upgrade-insecure-requests user-agent via x-forwarded-for "
+        b"x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip x-request-id".split()
+    )
+    for spelling in (name, name.title())
+}
+"""Usual names, as they are sent and in lower case: connections that remember them share them."""
+
 
 class HttptoolsParser(Parser):
     """The parser of choice where httptools imports."""
@@ -22,7 +36,7 @@ class HttptoolsParser(Parser):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one field; called by httptools, which leaves white space behind the value."""
-        self._fields.append((name.lower(), value.strip()))
+        self._fields.append((_NAMES.get(name) or name.lower(), value.strip()))
 
     def parse_head(self, head: bytes, method: str, target: bytes, http_version: str) -> Request:
         """See ``Parser``."""
@@ -41,8 +55,18 @@ class HttptoolsParser(Parser):
         self._reusable = not request.has_body and request.keep_alive
         return request
 
+    def forget(self) -> None:
+        """See ``Parser``."""
+        super().forget()
+        self._fields = []
+        self._let_go()
+
     def close(self) -> None:
         """See ``Parser``; the library holds this parser, too."""
         super().close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._reusable = False
         with contextlib.suppress(AttributeError):  # there was no request
             del self._library
