@@ -452,7 +452,6 @@ INSTEAD: Mapping[str, str] = {
     "--timeout-worker-healthcheck": "see --timeout for a worker that hangs and --timeout-boot for one that starts",
     # gunicorn
     "--access-logfile": "access lines are on and go to standard output; see --no-access-log and --log-config",
-    "--access-logformat": "set a formatter for the logger asgictl.access with --log-config",
     "--asgi-disconnect-grace-period": "the application is told by http.disconnect and not cancelled",
     "--capture-output": "what the application prints goes where asgictl's own output goes",
     "--check-config": "`asgictl config` reads and checks all settings",
@@ -485,7 +484,7 @@ INSTEAD: Mapping[str, str] = {
     "--worker-connections": "see --limit-concurrency",
     "--worker-tmp-dir": "leave it out: the heartbeat is no file",
     # granian, hypercorn
-    "--access-log-fmt": "set a formatter for the logger asgictl.access with --log-config",
+    "--access-log-fmt": "see --access-log-format, which has gunicorn's atoms",
     "--insecure-bind": "see --bind",
     "--quic-bind": "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/3",
     "--runtime-threads": "a worker runs one event loop; see --workers",

@@ -1,6 +1,7 @@
 """Lines of the access log: what they say, when they are written, and that nobody waits."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -9,8 +10,16 @@ import select
 import pytest
 from tests.worker.waiting import until
 
-from asgictl_worker import access_log
-from asgictl_worker.access_log import FLUSH_LINES, AccessLog, LoggedAccess, open_access_log
+from asgictl_worker import access_log, logs
+from asgictl_worker.access_format import DEFAULT, Details, compile_format
+from asgictl_worker.access_log import (
+    FLUSH_LINES,
+    AccessLog,
+    FormattedAccess,
+    JSONAccess,
+    LoggedAccess,
+    open_access_log,
+)
 from asgictl_worker.outlet import Outlet
 from asgictl_worker.settings import WorkerSettings
 
@@ -152,8 +161,182 @@ def test_configured_logging_gets_records_as_uvicorns_formatter_reads_them(caplog
     assert (record.size, record.duration) == (12, 0.000412)
 
 
+def test_configured_logging_gets_the_operators_format_with_all_fields(caplog):
+    caplog.set_level(logging.INFO, "asgictl.access")
+    LoggedAccess(compile_format("%(m)s %(f)s %(request_id)s")).request(*REQUEST, EXCHANGE)
+    [record] = caplog.records
+    assert record.getMessage() == "GET - r-1"
+    assert (record.client, record.method, record.target) == ("10.0.0.7:52100", "GET", "/a?b")
+    assert (record.status, record.http_version, record.size) == (200, "1.1", 12)
+    assert (record.duration, record.request_id) == (0.000412, "r-1")
+
+
+def test_configured_logging_that_wants_no_lines_gets_none(caplog):
+    caplog.set_level(logging.WARNING, "asgictl.access")
+    LoggedAccess().request(*REQUEST)
+    assert not caplog.records
+
+
 async def test_the_settings_choose():
     loop = asyncio.get_running_loop()
-    assert open_access_log(WorkerSettings(access_log=False), loop) is None
-    assert type(open_access_log(WorkerSettings(), loop)) is AccessLog
-    assert type(open_access_log(WorkerSettings(log_config="x.json"), loop)) is LoggedAccess
+
+    def chosen(**settings):
+        return open_access_log(WorkerSettings(**settings), loop)
+
+    assert chosen(access_log=False) is None
+    assert type(chosen()) is AccessLog
+    assert type(chosen(log_config="x.json")) is LoggedAccess
+    assert chosen(log_config="x.json", access_log_format="%(s)s")._format is not None
+    assert type(chosen(log_format="json")) is JSONAccess
+    assert type(chosen(access_log_format="%(s)s")) is FormattedAccess
+    assert not chosen(access_log_format="%(s)s")._with_prefix
+    assert chosen(request_id_header="x-id")._with_prefix
+
+
+# -- The operator's format, and JSON
+
+
+class Exchange:
+    """Knows what only some formats ask for."""
+
+    asked = 0
+
+    def details(self):
+        self.asked += 1
+        return Details([(b"user-agent", b'evil"\x1b')], [(b"x-cache", b"hit")], "r-1")
+
+
+EXCHANGE = Exchange()
+
+
+def formatted(pipe, text, **how):
+    return FormattedAccess(asyncio.get_running_loop(), Outlet(pipe[1]), compile_format(text), **how)
+
+
+async def test_a_line_is_what_the_format_says_and_nothing_else(pipe):
+    log = formatted(pipe, '%(h)s "%(r)s" %(s)s %(b)s "%(a)s" %({x-cache}o)s %(request_id)s')
+    log.request(*REQUEST, EXCHANGE)
+    log.request(*REQUEST)
+    log.flush()
+    start = '10.0.0.7 "GET /a?b HTTP/1.1" 200 12 '
+    assert read(pipe) == f'{start}"evil\\x22\\x1b" hit r-1\n{start}"-" - -\n'
+
+
+async def test_details_are_asked_for_only_if_the_format_has_them(pipe):
+    exchange = Exchange()
+    log = formatted(pipe, "%(h)s")
+    log.request(*REQUEST, exchange)
+    log.flush()
+    assert not exchange.asked
+
+
+async def test_the_time_is_written_as_apache_does(pipe):
+    log = formatted(pipe, "%(t)s")
+    log.request(*REQUEST)
+    log.flush()
+    assert re.fullmatch(r"\[\d\d/\w{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]\n", read(pipe))
+
+
+async def test_a_prefix_makes_it_a_line_like_ours(pipe):
+    log = formatted(pipe, f"{DEFAULT} %(request_id)s", with_prefix=True)
+    log.request(*REQUEST, EXCHANGE)
+    log.flush()
+    assert re.fullmatch(
+        r"\S+ \S+ INFO  asgictl.access \[\d+\] "
+        r'10\.0\.0\.7:52100 "GET /a\?b HTTP/1\.1" 200 12 412us r-1\n',
+        read(pipe),
+    )
+
+
+def in_json(pipe, text='"%(r)s" %(s)s'):
+    outlet = Outlet(pipe[1], logs.dropped_as_json)
+    return JSONAccess(asyncio.get_running_loop(), outlet, compile_format(text))
+
+
+async def test_an_object_has_the_facts_as_fields(pipe):
+    log = in_json(pipe)
+    log.request(*REQUEST)
+    log.request(*REQUEST, EXCHANGE)
+    log.flush()
+    first, second = map(json.loads, read(pipe).splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "INFO",
+        "logger": "asgictl.access",
+        "pid": os.getpid(),
+        "message": '"GET /a?b HTTP/1.1" 200',
+        "client": "10.0.0.7",
+        "client_port": 52100,
+        "method": "GET",
+        "path": "/a",
+        "query": "b",
+        "http_version": "1.1",
+        "status": 200,
+        "size": 12,
+        "duration": 0.000412,
+    }
+    assert second["request_id"] == "r-1"
+
+
+async def test_the_message_of_an_object_is_the_operators_format(pipe):
+    log = in_json(pipe, "%(m)s %(a)s")
+    log.request(*REQUEST, EXCHANGE)
+    log.flush()
+    assert json.loads(read(pipe))["message"] == "GET evil\\x22\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("client", "fields"),
+    [("unix", (None, None)), ("::1:80", ("::1", 80)), ("1.2.3.4:0", ("1.2.3.4", 0))],
+)
+async def test_an_object_says_where_the_client_is(client, fields, pipe):
+    log = in_json(pipe)
+    log.request(client, *REQUEST[1:])
+    log.flush()
+    found = json.loads(read(pipe))
+    assert (found["client"], found["client_port"]) == fields
+
+
+@pytest.mark.parametrize("make", ["usual", "formatted", "json"])
+async def test_a_target_cannot_forge_fields_or_lines(make, pipe):
+    target = b'/" 200 0 1us\\'
+    if make == "usual":
+        log = AccessLog(asyncio.get_running_loop(), Outlet(pipe[1]))
+    else:
+        log = formatted(pipe, '"%(r)s" %(s)s') if make == "formatted" else in_json(pipe)
+    log.request("10.0.0.7:1", "GET", target, "1.1", 404, 0, 0.0)
+    log.request(*REQUEST)
+    log.flush()
+    lines = read(pipe).splitlines()
+    assert len(lines) == 2
+    if make == "json":
+        assert json.loads(lines[0])["path"] == target.decode()
+        assert json.loads(lines[0])["status"] == 404
+    else:
+        assert lines[0].count('"') == 2
+        assert "/\\x22 200 0 1us" in lines[0]
+
+
+@pytest.mark.parametrize("make", [formatted, in_json])
+async def test_a_pipe_that_nobody_reads_costs_no_time_in_other_formats_either(make, pipe):
+    log = make(pipe, "%(h)s %({user-agent}i)s %(r)s and so on, until it is rather long")
+    while not log._outlet.dropped:
+        log.request(*REQUEST, EXCHANGE)
+    lost = log._outlet.dropped
+    seen = ""
+    while not seen.endswith("took them\n") and not seen.endswith('took them"}\n'):
+        assert len(seen) < 1_000_000
+        seen += read(pipe)
+        log.flush()
+    assert f"{lost} log lines were dropped" in seen
+    if make is in_json:
+        assert all(map(json.loads, seen.splitlines()))
+
+
+@pytest.mark.parametrize("make", [formatted, in_json])
+async def test_a_closed_descriptor_swallows_other_formats_too(make):
+    end = os.dup(1)
+    os.close(end)
+    log = make((0, end), "%(h)s")
+    log.request(*REQUEST)
+    log.flush(0.1)

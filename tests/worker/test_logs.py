@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from asgictl_worker import logs
+from asgictl_worker.errors import ContradictorySettings
 from asgictl_worker.logs import LogConfigError
 from asgictl_worker.settings import WorkerSettings
 
@@ -143,6 +144,98 @@ def test_a_closed_standard_error_does_not_stop_the_process() -> None:
     assert done.stdout == b"done\n"
 
 
+# -- JSON
+
+
+def in_json(capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capfd.readouterr().err)
+    return found
+
+
+def use_json() -> None:
+    logs.configure(WorkerSettings(log_format="json"))
+
+
+def test_a_record_is_an_object_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    use_json()
+    log(logging.WARNING, "first %s\nsecond \x1b[31m é", "line", extra={"worker": 3})
+    text = capfd.readouterr().err
+    assert text.count("\n") == 1
+    assert text.isascii()
+    found = json.loads(text)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop("time"))
+    assert found == {
+        "level": "WARNING",
+        "logger": "asgictl.worker",
+        "pid": os.getpid(),
+        "message": "first line\nsecond \x1b[31m é",
+        "worker": 3,
+    }
+
+
+def test_a_traceback_is_a_field(capfd: pytest.CaptureFixture[str]) -> None:
+    use_json()
+    log(logging.ERROR, "failed", exc_info=ValueError("oops"))
+    assert in_json(capfd)["exception"] == "ValueError: oops"
+
+
+def test_a_stack_is_a_field(capfd: pytest.CaptureFixture[str]) -> None:
+    use_json()
+    log(logging.INFO, "here", stack_info=True)
+    assert "test_a_stack_is_a_field" in in_json(capfd)["stack"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}, {(1, 2): 3}, object(), b"x"])
+def test_a_fact_that_json_does_not_know_is_shown_as_text(
+    value: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    use_json()
+    circle: list[Any] = [value]
+    log(logging.INFO, "text", extra={"fact": value, "number": 1})
+    found = in_json(capfd)
+    assert found["fact"] in (repr(value), str(value))
+    assert found["number"] == 1
+    circle.append(circle)
+    log(logging.INFO, "text", extra={"fact": circle})
+    assert in_json(capfd)["fact"] == repr(circle)
+
+
+def test_a_fact_does_not_replace_what_every_object_has(capfd: pytest.CaptureFixture[str]) -> None:
+    use_json()
+    log(logging.INFO, "text", extra={"time": "never", "level": "none", "pid": 0})
+    found = in_json(capfd)
+    assert (found["level"], found["pid"]) == ("INFO", os.getpid())
+    assert found["time"] != "never"
+
+
+def test_a_record_that_cannot_be_formatted_is_an_object_too(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    use_json()
+    log(logging.INFO, "%d files", "three")
+    found = in_json(capfd)
+    assert found["message"] == "cannot format the log record '%d files'"
+    assert found["exception"].splitlines()[-1].startswith("TypeError")
+
+
+def test_lost_lines_are_told_in_json() -> None:
+    assert json.loads(logs.dropped_as_json(3))["message"].startswith("3 log lines were dropped")
+
+
+def test_json_and_a_file_contradict_each_other() -> None:
+    with pytest.raises(ContradictorySettings, match="log_format and log_config"):
+        WorkerSettings(log_format="json", log_config="x.json")
+
+
+def test_the_formatter_can_be_named_in_a_file(tmp_path: Path) -> None:
+    config = json.loads(json.dumps(CONFIG).replace("FILE", str(tmp_path / "out")))
+    config["formatters"]["plain"] = {"()": "asgictl_worker.logs.JSONFormatter"}
+    (tmp_path / "log.json").write_text(json.dumps(config))
+    logs.configure(WorkerSettings(log_config=str(tmp_path / "log.json")))
+    log(logging.INFO, "hello")
+    assert json.loads((tmp_path / "out").read_text())["message"] == "hello"
+
+
 # -- log_config
 
 CONFIG = {
@@ -260,6 +353,48 @@ def test_yaml_without_pyyaml_is_told_what_to_install(
     path.write_text(YAML)
     with pytest.raises(LogConfigError, match=r"pip install pyyaml, or write it as \.toml"):
         logs.configure(WorkerSettings(log_config=str(path)))
+
+
+NON_BLOCKING = """
+version = 1
+[formatters.json]
+"()" = "asgictl_worker.logs.JSONFormatter"
+[handlers.stderr]
+class = "asgictl_worker.logs.NonBlockingHandler"
+stream = "ext://sys.stderr"
+formatter = "json"
+[loggers.asgictl]
+level = "INFO"
+handlers = ["stderr"]
+"""
+
+
+@pytest.mark.parametrize("redirection", ["", "2>&-"])
+def test_a_handler_for_files_that_does_not_wait(redirection: str, tmp_path: Path) -> None:
+    (tmp_path / "log.toml").write_text(NON_BLOCKING)
+    code = (
+        "import logging; from asgictl_worker import logs, settings;"
+        "logs.configure(settings.WorkerSettings(log_config='log.toml'));"
+        "[logging.getLogger('asgictl').info('x' * 1000) for _ in range(2000)];"
+        "print('done')"
+    )
+    reader, writer = os.pipe()
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, code],
+        cwd=tmp_path,
+        stderr=writer,
+        stdout=subprocess.PIPE,
+        timeout=20,
+        check=True,
+    )
+    os.close(writer)
+    with open(reader, encoding="ascii") as file:
+        text = file.read()
+    assert done.stdout == b"done\n"
+    if redirection:
+        assert text == ""
+    else:
+        assert json.loads(text.split("\n", 1)[0])["message"] == "x" * 1000
 
 
 # -- Rotation

@@ -4,6 +4,11 @@ Without ``log_config`` the loggers below ``asgictl`` write human lines to standa
 
     2026-11-22 21:30:00 INFO  asgictl.worker [4711] text
 
+or, with ``log_format`` json, an object per record for machines::
+
+    {"time":"2026-11-22T21:30:00.123Z","level":"INFO","logger":"asgictl.worker","pid":4711,
+    "message":"text"}
+
 The root logger, and with it the application's own logging, is left alone. The supervisor
 imports this module: no event loop here.
 """
@@ -14,12 +19,14 @@ import importlib
 import json
 import logging
 import os
+import sys
+import time
 import tomllib
-import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, TextIO
 
-from asgictl_worker import tracebacks
+from asgictl_worker import request_ids, tracebacks
 from asgictl_worker.errors import ConfigurationError
 from asgictl_worker.outlet import Outlet
 from asgictl_worker.settings import WorkerSettings
@@ -44,11 +51,15 @@ def configure(settings: WorkerSettings) -> None:
     if settings.log_config is not None:
         _use_file(settings.log_config)
         return
-    handler = OutletHandler(Outlet(STDERR))
-    colors = settings.use_colors
-    if colors is None:
-        colors = handler.outlet.is_terminal and not os.environ.get("NO_COLOR")
-    handler.setFormatter(LineFormatter(colors=colors))
+    if settings.log_format == "json":
+        handler = OutletHandler(Outlet(STDERR, dropped_as_json))
+        handler.setFormatter(JSONFormatter())
+    else:
+        handler = OutletHandler(Outlet(STDERR))
+        colors = settings.use_colors
+        if colors is None:
+            colors = handler.outlet.is_terminal and not os.environ.get("NO_COLOR")
+        handler.setFormatter(LineFormatter(colors=colors))
     logger = logging.getLogger("asgictl")
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -102,7 +113,14 @@ class OutletHandler(logging.Handler):
             self._write(self.format(record))
         except Exception:
             # logging would print to sys.stderr, which may block.
-            self._write(f"cannot format the log record {record.msg!r}\n{traceback.format_exc()}")
+            problem = f"cannot format the log record {record.msg!r}"
+            self._write(
+                self.format(
+                    logging.LogRecord(
+                        "asgictl", logging.ERROR, record.pathname, 0, problem, (), sys.exc_info()
+                    )
+                )
+            )
 
     def flush_within(self, timeout: float) -> None:
         """Write the backlog, waiting at most ``timeout`` seconds."""
@@ -119,6 +137,19 @@ class OutletHandler(logging.Handler):
 
     def _write(self, text: str) -> None:
         self.outlet.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+class NonBlockingHandler(OutletHandler):
+    """The handler to name in a file: it never waits for its reader, and says what it dropped.
+
+    Args:
+        stream: has a descriptor, as ``ext://sys.stderr`` and ``ext://sys.stdout`` have.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
+        # Python has no sys.stderr where the descriptor was closed.
+        super().__init__(Outlet(STDERR if stream is None else stream.fileno()))
 
 
 class LineFormatter(logging.Formatter):
@@ -149,6 +180,70 @@ class LineFormatter(logging.Formatter):
         return (
             tracebacks.from_application(ei[1]) if ei[1] is not None else super().formatException(ei)
         )
+
+
+class JSONFormatter(logging.Formatter):
+    """An object per record, in one line of ASCII.
+
+    What was given to the record as ``extra`` becomes fields, and ``request_id`` is one where
+    there is a request that has one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object for a record."""
+        fields: dict[str, Any] = {
+            "time": in_utc(record.created),
+            "level": record.levelname,
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        identity = request_ids.current()
+        if identity:
+            fields["request_id"] = identity
+        for name, value in record.__dict__.items():
+            if name not in _OF_EVERY_RECORD:
+                fields.setdefault(name, value)
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["exception"] = tracebacks.from_application(record.exc_info[1])
+        elif record.exc_text:
+            fields["exception"] = record.exc_text
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        try:
+            return json.dumps(fields, default=str, allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError):
+            # A circle, a key that is none, a number that JSON does not know.
+            plain = {
+                name: value if _is_plain(value) else repr(value) for name, value in fields.items()
+            }
+            return json.dumps(plain, separators=(",", ":"))
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int)
+
+
+_OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def in_utc(seconds: float) -> str:
+    """Return a time as JSON has it, such as ``2026-11-22T21:30:00.123Z`` (RFC 3339)."""
+    whole = int(seconds)
+    return f"{_second_in_utc(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(8)
+def _second_in_utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def dropped_as_json(count: int) -> str:
+    """Return the object that says how many lines were lost."""
+    text = f"{count} log lines were dropped, nobody took them"
+    return JSONFormatter().format(
+        logging.LogRecord("asgictl", logging.WARNING, "", 0, text, (), None)
+    )
 
 
 def _handlers() -> Iterator[logging.Handler]:

@@ -23,11 +23,17 @@ BACKLOG = 256 * 1024
 class Outlet:
     """One descriptor to write to, with a bounded backlog."""
 
-    __slots__ = ("_dropped", "_kept", "_own", "_pid", "_write", "fd", "is_terminal")
+    __slots__ = ("_dropped", "_kept", "_notice", "_own", "_pid", "_write", "fd", "is_terminal")
 
-    def __init__(self, fd: int) -> None:
-        """Look at what ``fd`` is, once; a closed one swallows everything."""
+    def __init__(self, fd: int, notice: Callable[[int], str] | None = None) -> None:
+        """Look at what ``fd`` is, once; a closed one swallows everything.
+
+        Args:
+            fd: an open descriptor.
+            notice: returns the line that says how many were lost.
+        """
         self.fd = fd
+        self._notice = notice or "asgictl: {} log lines were dropped, nobody took them".format
         self.is_terminal = os.isatty(fd)
         self._kept = bytearray()
         self._dropped = 0
@@ -61,7 +67,7 @@ class Outlet:
                 return False
         if self._dropped:
             lost, self._dropped = self._dropped, 0
-            notice = b"asgictl: %d log lines were dropped, nobody took them\n" % lost
+            notice = f"{self._notice(lost)}\n".encode()
             taken = self._try(notice)
             if self._dropped:
                 self._dropped = lost

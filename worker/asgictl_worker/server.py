@@ -25,6 +25,7 @@ from asgictl_worker.hygiene import CANCEL_GRACE, describe
 from asgictl_worker.introductions import Introductions
 from asgictl_worker.lifespan import Lifespan
 from asgictl_worker.proxy import ProxyTrust
+from asgictl_worker.request_ids import RequestIds
 from asgictl_worker.service import Service
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.timers import Ticker
@@ -206,13 +207,22 @@ class Server:
         self._acceptor = Acceptor(
             service.loop,
             sockets,
-            partial(Connection, service),
+            partial(self._connection_class(), service),
             allowance,
             self.tls,
             Introductions(service.loop, self.settings) if self.settings.proxy_protocol else None,
         )
         self._acceptor.start()
         self.started.set()
+
+    def _connection_class(self) -> Callable[..., Connection]:
+        settings = self.settings
+        if settings.request_id_header is None:
+            return Connection
+        from asgictl_worker.identified import IdentifiedConnection  # only for those who ask
+
+        trust = ProxyTrust(settings.forwarded_allow_ips)
+        return partial(IdentifiedConnection, RequestIds(settings.request_id_header, trust))
 
     def stop_accepting(self, *, for_good: bool = False) -> None:
         """Accept no more.

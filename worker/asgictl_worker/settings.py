@@ -327,6 +327,21 @@ def rule_for_function(text: str) -> None:
         raise ValueError("the name of a function, module:function")
 
 
+def _rule_for_access_format(text: str) -> None:
+    from asgictl_worker import access_format  # only for those who have one
+
+    access_format.compile_format(text)
+
+
+def _rule_for_header_name(text: str) -> None:
+    try:
+        name, value = parse_header(f"{text}:")
+    except ValueError:
+        name, value = b"", b""
+    if not name or value:
+        raise ValueError("the name of a header that frames nothing, such as X-Request-ID")
+
+
 _APPLICATION = "Application"
 _PROTOCOL = "Protocol"
 _LIMITS = "Limits and time-outs"
@@ -636,7 +651,28 @@ class WorkerSettings:
         group=_LOGGING,
         metavar="FILE",
     )
+    log_format: Literal["text", "json"] = setting(
+        "text",
+        "Write log and access log as lines for people, or as JSON objects, one per line, for machines.",
+        group=_LOGGING,
+    )
     access_log: bool = setting(True, "Write a line for every response.", group=_LOGGING)
+    access_log_format: str | None = setting(
+        None,
+        "What a line of the access log says, in gunicorn's atoms, such as '%(h)s \"%(r)s\" %(s)s %({user-agent}i)s'.",
+        group=_LOGGING,
+        flags=("--access-logformat",),
+        metavar="FORMAT",
+        rule=_rule_for_access_format,
+    )
+    request_id_header: str | None = setting(
+        None,
+        "Give every request an id: the one in this header if the peer is trusted, else a new one. It stands in this "
+        "header for the application and for the client, and in the logs.",
+        group=_LOGGING,
+        metavar="NAME",
+        rule=_rule_for_header_name,
+    )
     loop_lag_warning: float = setting(
         1.0,
         "Log the stack of what blocks the event loop for this long; 0 never does.",
@@ -661,6 +697,10 @@ class WorkerSettings:
             checked = check(declaration, value)
             if checked is not value:
                 object.__setattr__(self, name, checked)
+        if self.log_format == "json" and self.log_config is not None:
+            raise ContradictorySettings(
+                ("log_format", "log_config"), "the file says how records are formatted"
+            )
         if self.interface == "wsgi" and self.lifespan == "on":
             raise ContradictorySettings(
                 ("interface", "lifespan"), "a WSGI application has no lifespan"

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Protocol
 
-from asgictl_worker.access_log import Details
+from asgictl_worker.access_format import Details
 from asgictl_worker.counters import BOUNDS, METHOD_CELLS, SHORTEST, STATUS_CELLS
 from asgictl_worker.http import files
 from asgictl_worker.http.http1 import CONTINUE, LARGE, Writer, early_hint, trailer_lines

@@ -32,7 +32,7 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
-from asgictl_worker.access_log import Details
+from asgictl_worker.access_format import Details
 from asgictl_worker.http.cycle import CLIENT_LEFT, RETRY_AFTER, TASK_OPTIONS, is_about_disconnect
 from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.request import Request
