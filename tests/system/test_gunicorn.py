@@ -359,10 +359,31 @@ def test_gunicorns_hook_makes_the_context(serve: Run, project: Project, tmp_path
 
 def test_access_lines_have_the_format_that_was_asked_for(serve: Run, project: Project) -> None:
     project.write(FULL)
-    atoms = '%(h)s %(m)s %(U)s %(q)s %(H)s %(s)s "%(r)s" D=%(D)s'
+    atoms = '%(h)s %(m)s %(U)s %(q)s %(H)s %(s)s "%(r)s" "%(a)s" D=%(D)s'
     server = serve("--access-logfile", "-", "--access-logformat", atoms)
-    httpx.get(server.url + "/?a=1")
-    server.assert_log(r'^127\.0\.0\.1 GET / a=1 HTTP/1\.1 200 "GET /\?a=1 HTTP/1\.1" D=\d+$')
+    httpx.get(server.url + "/?a=1", headers={"user-agent": "test"})
+    line = r'^127\.0\.0\.1 GET / a=1 HTTP/1\.1 200 "GET /\?a=1 HTTP/1\.1" "test" D=\d+$'
+    server.assert_log(line)
+    server.stop()
+
+
+def test_the_proxy_protocol_and_request_ids(serve: Run, project: Project) -> None:
+    project.write(FULL)
+    atoms = "%(h)s %(s)s id=%({request_id}e)s"
+    server = serve(
+        *("--proxy-protocol", "--access-logfile", "-", "--access-logformat", atoms),
+        environment={"ASGICTL_REQUEST_ID_HEADER": "X-Request-ID"},
+    )
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
+        client.sendall(
+            b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n"
+            b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        )
+        answer = read_until_closed(client)
+    assert b'"client":"203.0.113.7"' in answer
+    identity = re.search(rb"x-request-id: (\S+)\r\n", answer)
+    assert identity is not None
+    server.assert_log(rf"^203\.0\.113\.7 200 id={identity[1].decode()}$")
     server.stop()
 
 

@@ -6,6 +6,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from asgictl_worker import gunicorn
+from asgictl_worker.access_format import Details
 from asgictl_worker.errors import BadSetting, MissingSetting
 from asgictl_worker.gunicorn import UNLIMITED, AsgiWorker, GunicornAccess, worker_settings
 
@@ -47,6 +48,10 @@ def test_gunicorns_defaults_are_kept() -> None:
         ("forwarded_allow_ips", "*", "forwarded_allow_ips", "*,unix:"),
         ("forwarded_allow_ips", "", "forwarded_allow_ips", "unix:"),
         ("forwarded_allow_ips", "10.0.0.0/8", "forwarded_allow_ips", "10.0.0.0/8,unix:"),
+        ("proxy_protocol", "off", "proxy_protocol", False),
+        ("proxy_protocol", "auto", "proxy_protocol", True),
+        ("proxy_protocol", "v1", "proxy_protocol", True),
+        ("proxy_allow_ips", "10.0.0.5", "proxy_allow_from", "10.0.0.5,unix:"),
         ("accesslog", "-", "access_log", True),
         ("logconfig_dict", {"version": 1}, "access_log", True),
         ("statsd_host", "localhost:8125", "access_log", True),
@@ -145,10 +150,31 @@ def access_line(atoms: str, **facts: Any) -> str:
         ("%(m)s %(U)s %(q)s %(H)s %(B)s", "GET /a/b c=d HTTP/1.1 12"),
         ("%(T)s %(D)s %(M)s %(L)s", "1 1250000 1250 1.250000"),
         ("%(f)s %(a)s %({x-a}i)s %({x-b}o)s", "- - - -"),
+        ("%({request_id}e)s %(u)s", "- -"),
     ],
 )
 def test_access_lines_follow_gunicorns_format(atoms: str, line: str) -> None:
     assert access_line(atoms) == line
+
+
+class Exchange:
+    def details(self) -> Details:
+        return Details(
+            [
+                (b"user-agent", b'cu"rl'),
+                (b"referer", b"http://a/"),
+                (b"x-a", b"\xe4"),
+                (b"authorization", b"Basic YWxpY2U6c2VjcmV0"),
+            ],
+            [(b"X-B", b"b")],
+            "r-1",
+        )
+
+
+def test_access_lines_tell_headers_and_the_id_of_the_request() -> None:
+    atoms = "%(f)s %(a)s %({x-a}i)s %({x-b}o)s %(u)s %({request_id}e)s"
+    line = access_line(atoms, exchange=Exchange())
+    assert line == 'http://a/ cu\\"rl \xe4 b alice r-1'
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from asgictl_worker import application, hygiene
+from asgictl_worker.access_format import NO_DETAILS, Headers
 from asgictl_worker.access_log import AccessLog, Exchange
 from asgictl_worker.errors import AsgictlError
 from asgictl_worker.main import loop_factory
@@ -237,6 +238,8 @@ def worker_settings(cfg: Any, more: Mapping[str, Any] | None = None) -> WorkerSe
         "timeout_graceful_shutdown": graceful - min(MARGIN, graceful / 4),
         "ws_max_size": cfg.websocket_max_message_size or UNLIMITED,
         "forwarded_allow_ips": ",".join(trusted),
+        "proxy_protocol": cfg.proxy_protocol not in ("off", False),
+        "proxy_allow_from": ",".join([*cfg.proxy_allow_ips, "unix:"]),
         "access_log": _logs_access(cfg),
         "ssl_certfile": cfg.certfile,
         "ssl_keyfile": cfg.keyfile,
@@ -265,7 +268,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 _WITHOUT_EFFECT: Mapping[str, str] = {
     "threads": "a worker runs one event loop; use --workers",
     "worker_connections": "set ASGICTL_LIMIT_CONCURRENCY",
-    "proxy_protocol": "let the proxy send X-Forwarded-For or Forwarded",
     "http_protocols": "HTTP/1.1 and WebSocket are spoken",
     "http2_cleartext": "HTTP/1.1 and WebSocket are spoken",
     "protocol": "HTTP/1.1 and WebSocket are spoken",
@@ -295,10 +297,7 @@ def _log_to(log: Any) -> None:
 
 
 class GunicornAccess(AccessLog):
-    """Hands every response to Gunicorn's logger, which knows ``--access-logformat``.
-
-    What it does not tell are headers: they stand as ``-``.
-    """
+    """Hands every response to Gunicorn's logger, which knows ``--access-logformat``."""
 
     __slots__ = ("_log",)
 
@@ -319,20 +318,30 @@ class GunicornAccess(AccessLog):
         """See ``AccessLog``."""
         uri = target.decode("ascii", "backslashreplace")
         path, _, query = uri.partition("?")
-        environ = {
+        details = NO_DETAILS if exchange is None else exchange.details()
+        headers = _as_text(details.request_headers)
+        environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers}
+        environ |= {
             "REMOTE_ADDR": client.rpartition(":")[0] or "-",
             "REQUEST_METHOD": method,
             "RAW_URI": uri,
             "PATH_INFO": path,
             "QUERY_STRING": query,
             "SERVER_PROTOCOL": f"HTTP/{http_version}",
+            "REQUEST_ID": details.request_id or "-",
         }
-        response = types.SimpleNamespace(status=status, sent=size, headers=[])
-        request = types.SimpleNamespace(headers=[])
+        response = types.SimpleNamespace(
+            status=status, sent=size, headers=_as_text(details.response_headers)
+        )
+        request = types.SimpleNamespace(headers=headers)
         self._log.access(response, request, environ, timedelta(seconds=seconds))
 
     def flush(self, timeout: float = 0.0) -> None:
         """Do nothing: handlers keep their own buffers."""
+
+
+def _as_text(headers: Headers) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
 
 def _nothing() -> None:

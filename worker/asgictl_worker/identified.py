@@ -105,11 +105,11 @@ class IdentifiedConnection(Connection):
         super().__init__(service, told)
         self._begin(ids.make())
 
-    def request_received(self, request: Request) -> None:
+    def request_received(self, request: Request, body: bytes = b"") -> None:
         """See ``Connection``."""
         peer = None if self.client is None else self.client[0]
         self._begin(self._ids.take(request.headers, peer))
-        super().request_received(request)
+        super().request_received(request, body)
 
     def _refuse(self, error: BadRequest) -> None:
         if self._cycle is None:
