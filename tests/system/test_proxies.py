@@ -14,11 +14,14 @@ from typing import Any
 import httpx
 import pytest
 from tests.authority import Authority
+from tests.conformance.http1.servers import APPLICATION as conformance
 from tests.conftest import Serve
-from tests.kit import PATIENCE, Project, read_until_closed, wait_for
+from tests.kit import PATIENCE, Load, Project, application, read_until_closed, wait_for
 from websockets.sync.client import unix_connect
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+BIG = 6_000_000
 
 APPLICATION = """
 import json
@@ -77,6 +80,49 @@ def haproxy(begin: Begin, text: str, servers: dict[str, str]) -> dict[str, int]:
     for listener in listeners.values():
         listener.close()  # HAProxy has its own
     return ports
+
+
+def nginx(begin: Begin, directory: Path, app: str, *, server: str = "", location: str = "") -> Path:
+    """Start nginx in front of a server; return the path of the socket that it listens on.
+
+    Args:
+        begin: starts it.
+        directory: for its files.
+        app: the address of the server.
+        server: more directives, for all requests.
+        location: more directives, about the server behind.
+    """
+    front = directory / "front.sock"
+    kinds = ("proxy", "client_body", "fastcgi", "uwsgi", "scgi")
+    begin(
+        "nginx",
+        ["-p", str(directory), "-e", "stderr", "-g", "daemon off; master_process off;", "-c"],
+        f"""
+        pid nginx.pid;
+        error_log stderr;
+        events {{}}
+        http {{
+            access_log off;
+            {" ".join(f"{kind}_temp_path temp-{kind};" for kind in kinds)}
+            upstream app {{ server {app}; keepalive 16; }}
+            map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
+            server {{
+                listen unix:{front};
+                client_max_body_size 0;
+                {server}
+                location / {{
+                    proxy_pass http://app;
+                    proxy_http_version 1.1;
+                    proxy_set_header Upgrade $http_upgrade;
+                    proxy_set_header Connection $connection_upgrade;
+                    {location}
+                }}
+            }}
+        }}
+        """,
+    )
+    wait_for(front.exists, "nginx listens")
+    return front
 
 
 def ask(port: int, context: ssl.SSLContext | None = None) -> tuple[dict[str, Any], Any]:
@@ -178,39 +224,22 @@ def test_nginx_with_headers_kept_connections_and_websockets(
 ) -> None:
     project.write(APPLICATION)
     server = serve("--uds", str(tmp_path / "app.sock"), "--forwarded-host")
-    front = tmp_path / "front.sock"
-    begin(
-        "nginx",
-        ["-p", str(tmp_path), "-e", "stderr", "-g", "daemon off; master_process off;", "-c"],
-        f"""
-        pid nginx.pid;
-        error_log stderr;
-        events {{}}
-        http {{
-            access_log off;
-            {"".join(f"{kind}_temp_path temp-{kind}; " for kind in ("proxy", "client_body", "fastcgi", "uwsgi", "scgi"))}
-            upstream app {{ server unix:{tmp_path}/app.sock; keepalive 4; }}
-            map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
-            server {{
-                listen unix:{front};
-                set_real_ip_from unix:;
-                real_ip_header x-test-client;
-                location / {{
-                    proxy_pass http://app;
-                    proxy_http_version 1.1;
-                    proxy_set_header Host inner;
-                    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-                    proxy_set_header X-Forwarded-Proto https;
-                    proxy_set_header X-Forwarded-Host $http_host;
-                    proxy_set_header X-Forwarded-Port 8443;
-                    proxy_set_header Upgrade $http_upgrade;
-                    proxy_set_header Connection $connection_upgrade;
-                }}
-            }}
-        }}
+    front = nginx(
+        begin,
+        tmp_path,
+        f"unix:{tmp_path}/app.sock",
+        server="""
+            set_real_ip_from unix:;
+            real_ip_header x-test-client;
+        """,
+        location="""
+            proxy_set_header Host inner;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto https;
+            proxy_set_header X-Forwarded-Host $http_host;
+            proxy_set_header X-Forwarded-Port 8443;
         """,
     )
-    wait_for(front.exists, "nginx listens")
     headers = {"host": "example.org", "x-test-client": "203.0.113.7", "x-forwarded-for": "1.1.1.1"}
     expected = {
         "client": ["203.0.113.7", 0],
@@ -229,4 +258,73 @@ def test_nginx_with_headers_kept_connections_and_websockets(
     ) as socket_:
         seen = json.loads(socket_.recv(PATIENCE))
     assert seen == expected | {"type": "websocket", "scheme": "wss", "path": "/socket"}
+    server.stop()
+
+
+@pytest.mark.parametrize("parser", ["httptools", "h11"])
+@pytest.mark.parametrize("buffering", ["on", "off"])
+def test_nginx_passes_everything_on_whether_it_buffers_or_not(
+    buffering: str, parser: str, serve: Serve, project: Project, begin: Begin, tmp_path: Path
+) -> None:
+    project.write(conformance.read_text())
+    server = serve("--http", parser)
+    front = nginx(
+        begin,
+        tmp_path,
+        f"127.0.0.1:{server.port}",
+        location=f"proxy_buffering {buffering}; proxy_request_buffering {buffering};",
+    )
+    transport = httpx.HTTPTransport(uds=str(front))
+    with httpx.Client(transport=transport, base_url="http://front", timeout=PATIENCE) as client:
+        for _ in range(3):
+            told = client.post("/", content=b"x" * BIG).json()
+            assert (told["method"], told["body"]) == ("POST", BIG)
+            # Without buffering the chunks come through as they are.
+            told = client.post("/", content=iter([b"part"] * 1000)).json()
+            assert told["body"] == "part" * 1000
+            assert ("transfer-encoding" in told["names"]) is (buffering == "off")
+            assert client.post("/early", content=b"x" * 100_000).text == "early"
+            assert client.get("/large").content == b"x" * 64 * 65536
+            assert client.get("/stream").text == "one two three"
+            assert client.get("/stream-length").text == "one two three"
+            assert client.head("/hello").content == b""
+            assert client.get("/204-empty").status_code == 204
+            assert client.get("/404").text == "a body"
+            assert client.get("/mistake/raise-before").status_code == 500
+            with pytest.raises(httpx.RemoteProtocolError):
+                client.get("/mistake/raise-in-length")
+    server.stop()
+
+
+def test_a_reload_behind_nginx_loses_nothing(
+    serve: Serve, project: Project, begin: Begin, tmp_path: Path
+) -> None:
+    project.write(application("one"))
+    server = serve("--workers", "2")
+    front = nginx(begin, tmp_path, f"127.0.0.1:{server.port}")
+    with Load(str(front), keep_alive=12, closing=4) as load:
+        for version in ("two", "three"):
+            project.write(application(version))
+            server.reload()
+            load.wait_for_answers(200)
+    load.assert_nothing_lost()
+    assert set(load.tally.by_version) == {"one", "two", "three"}
+    server.stop()
+
+
+def test_a_reload_behind_haproxy_loses_nothing(
+    serve: Serve, project: Project, begin: Begin
+) -> None:
+    project.write(application("one"))
+    server = serve("--workers", "2", "--proxy-protocol")
+    # A kept connection may end just as a request is on its way; that one can be sent again.
+    text = "mode http\nhttp-reuse always\nretry-on all-retryable-errors"
+    ports = haproxy(begin, text, {"app": f"127.0.0.1:{server.port} send-proxy-v2"})
+    with Load(ports["app"], keep_alive=12, closing=4) as load:
+        for version in ("two", "three"):
+            project.write(application(version))
+            server.reload()
+            load.wait_for_answers(200)
+    load.assert_nothing_lost()
+    assert set(load.tally.by_version) == {"one", "two", "three"}
     server.stop()
