@@ -431,6 +431,13 @@ class WorkerSettings:
         unit="bytes",
         minimum=64,
     )
+    limit_request_head: int = setting(
+        64 * 1024,
+        "Answer 431 to a longer head of a request (request line and header fields together).",
+        group=_LIMITS,
+        unit="bytes",
+        minimum=256,
+    )
     limit_request_body: int | None = setting(
         None, "Answer 413 to a longer request body.", group=_LIMITS, unit="bytes", minimum=0
     )

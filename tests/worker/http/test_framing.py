@@ -413,6 +413,15 @@ def test_a_head_without_end_is_refused(parser):
     assert status_of(parser, data, **LIMITS) == 431
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_head_of_the_longest_size_is_taken(whole, parser):
+    fields = b"x: %b\r\n" % (b"y" * 40) * 10
+    head = b"GET / HTTP/1.1\r\nhost: a\r\n" + fields + b"\r\n"
+    data = head if whole else head[:-2]
+    assert status_of(parser, head, limit_request_head=len(head)) is None
+    assert status_of(parser, data + b"\r\n" * whole, limit_request_head=len(data) - 1) == 431
+
+
 def test_a_body_of_the_longest_size_is_taken(parser):
     head = HEAD + b"content-length: %d\r\n\r\n"
     assert status_of(parser, head % 5 + b"12345", limit_request_body=5) is None

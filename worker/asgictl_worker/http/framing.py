@@ -122,6 +122,10 @@ class Parser(ABC):
         self._max_line = settings.limit_request_line
         self._max_field = settings.limit_request_field_size
         self._max_fields = settings.limit_request_fields
+        self._max_head = min(
+            settings.limit_request_head,
+            self._max_line + self._max_fields * (self._max_field + 2) + 6,
+        )
         self._max_body = settings.limit_request_body
         self.buffer = bytearray()
         self._scanned = 0
@@ -267,8 +271,8 @@ class Parser(ABC):
         self._scanned = len(buffer)
         if len(buffer) > self._max_line + 1 and buffer.find(b"\r\n", 0, self._max_line + 2) < 0:
             raise BadRequest(414, "the request line is too long")
-        if len(buffer) > self._max_line + self._max_fields * (self._max_field + 2) + 6:
-            raise BadRequest(431, "the header fields are too long")
+        if len(buffer) > self._max_head:
+            raise _long_head()
         return False
 
     def _read_head(self, head: bytes) -> Request:
@@ -348,6 +352,8 @@ class Parser(ABC):
             raise _bare_line_feed()
         if len(line) > self._max_line:
             raise BadRequest(414, "the request line is too long")
+        if len(head) > self._max_head:
+            raise _long_head()
         if ends - 2 > self._max_fields:
             raise BadRequest(431, "there are too many header fields")
         if len(fields) > self._max_field and _longest(fields) > self._max_field:
@@ -499,6 +505,10 @@ def _check_text(head: bytes, ends: int) -> None:
 
 def _bare_line_feed() -> BadRequest:
     return BadRequest(400, "a line ends without a carriage return")
+
+
+def _long_head() -> BadRequest:
+    return BadRequest(431, "the head of the request is too long")
 
 
 def _refused_line(name: bytes, version: bytes) -> BadRequest:
