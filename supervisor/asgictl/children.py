@@ -206,6 +206,8 @@ class Children:
         messages, is_open = process.channel.receive()
         for message in messages:
             match message:
+                case contract.Stage():
+                    log.info("still %s: the template of generation %d", message.busy, number)
                 case contract.Ready():
                     self._learn(ev.TemplateReady(number))
                 case contract.Failed():

@@ -5,8 +5,10 @@ Options are made from the declarations of the settings. Their values stay texts 
 the operator is one line on standard error and an exit code, never a traceback.
 """
 
+import difflib
 import getpass
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -212,14 +214,29 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
         ctx.exit()
 
 
-def _run(app: str | None, config: str | None, **values: object) -> int:
+def _run(app: tuple[str, ...], config: str | None, **values: object) -> int:
     given = _given(values)
-    if app is None:
+    for word in app:
+        # One that is no name of a module here may be the verb of another program.
+        if (
+            not re.search(r"[.:/]", word)
+            and not os.path.exists(word)
+            and not os.path.exists(f"{word}.py")
+        ):
+            near = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.7)
+            if near or len(app) > 1:
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"`{PROGRAM} main:app` serves main:app"
+                )
+                raise click.UsageError(f"there is no verb {word}; {hint}")
+    if len(app) > 1:
+        raise click.UsageError(f"one application is served, and not {' and '.join(app)}")
+    if not app:
         raise click.UsageError(
             f"which application? Name it as module:attribute, such as `{PROGRAM} main:app`; "
             f"`{PROGRAM} --help` lists the options"
         )
-    return serve(app, Source.of_this_process(given, config))
+    return serve(app[0], Source.of_this_process(given, config))
 
 
 def _config(
@@ -349,7 +366,7 @@ VERBS: dict[str, click.Command] = {
         help="Serve the ASGI application APP, written as module:attribute.",
         short_help="Serve an application; this verb may be left out.",
         params=[
-            click.Argument(["app"], required=False),
+            click.Argument(["app"], nargs=-1),
             click.Option(
                 ["-v", "--version"],
                 is_flag=True,

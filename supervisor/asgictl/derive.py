@@ -18,7 +18,7 @@ def event_of(worker: int, message: contract.Message) -> ev.Event | None:
         case contract.Beat():
             return ev.Beat(worker, message.connections, message.in_flight)
         case contract.Stage():
-            return ev.StageReached(worker, message.stage)
+            return ev.StageReached(worker, message.stage, message.busy)
         case contract.Ready():
             return ev.BecameReady(worker)
         case contract.Failed():

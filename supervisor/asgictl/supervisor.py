@@ -19,14 +19,14 @@ from typing import Any
 import setproctitle
 
 import asgictl
-from asgictl import derive
+from asgictl import banner, derive
 from asgictl.children import Children
 from asgictl.configuration import Configuration, read_env_files, to_show
 from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core.state import Phase, State, WorkerState, next_deadline
 from asgictl.core.step import initial, step
-from asgictl.generations import Generations
+from asgictl.generations import Generation, Generations
 from asgictl.operate import control, places
 from asgictl.operate.desk import Desk
 from asgictl.operate.recorder import FlightRecorder
@@ -49,7 +49,7 @@ from asgictl.system.signals import SignalPipe
 from asgictl.system.template import TemplateProcess
 from asgictl.system.terminal import Terminal, shell_above
 from asgictl_worker import board, contract, counters, logs
-from asgictl_worker.errors import ConfigurationError, ExitCode
+from asgictl_worker.errors import BadSetting, ConfigurationError, ExitCode
 
 log = logging.getLogger("asgictl.supervisor")
 
@@ -167,6 +167,8 @@ class Supervisor:
         if settings.pid is not None:
             self._pidfile = pidfile.PidFile(settings.pid)
             leaving.callback(self._pidfile.remove)
+        if settings.reload and (missing := self._area(self._generations[1]).missing):
+            raise BadSetting("reload_dir", missing[0], "a directory that exists")
         if settings.uses_tls:
             self._check_certificates()
         self._generations.bind(self._generations[1])
@@ -180,6 +182,8 @@ class Supervisor:
         if settings.workers == "auto":
             fleet += f" ({machine.available_processors()[1]})"
         log.info("%s listens on %s with %s", self._application, where, fleet)
+        first = self._generations[1]
+        log.info("%s", banner.choices(settings, first.file, self._application))
         log.info("supervisor pid %d: Ctrl-C or TERM stops, HUP reloads", os.getpid())
         if shell := shell_above():
             log.warning(
@@ -187,6 +191,13 @@ class Supervisor:
                 'killed and not stopped; start with ["asgictl", ...] or with `exec asgictl`',
                 shell,
             )
+        for warning in banner.warnings(settings, os.environ, is_first_process=os.getpid() == 1):
+            log.warning("%s", warning)
+        processors, to_terminal = machine.available_processors()[0], os.isatty(1)
+        for hint in banner.hints(settings, first.sources, processors, to_terminal=to_terminal):
+            log.info("hint: %s", hint)
+        if settings.reload:
+            log.info("%s", banner.development(self._area(first)))
         self._watch_files()
         self._learn(ev.Started())
 
@@ -367,14 +378,15 @@ class Supervisor:
     def _watch_files(self) -> None:
         """In development, hear of files that change; those of the committed generation count."""
         serving = self._generations[self._state.committed]
-        settings, area = serving.settings, None
-        if settings.reload:
-            files = [*settings.env_file, *([serving.file] if serving.file else [])]
-            area = watch.Area.of(settings, os.getcwd(), files)
+        area = self._area(serving) if serving.settings.reload else None
         try:
             self._children.watch_files(area, self._on_files)
         except OSError as error:
             log.error("files cannot be watched: %s", error.strerror)
+
+    def _area(self, generation: Generation) -> watch.Area:
+        files = [*generation.settings.env_file, *filter(None, [generation.file])]
+        return watch.Area.of(generation.settings, os.getcwd(), files)
 
     def _on_files(self, changes: watch.Changes) -> None:
         self._learn(ev.FilesChanged(str(changes), changes.code, changes.settings))

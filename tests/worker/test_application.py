@@ -1,3 +1,4 @@
+import logging
 import sys
 import textwrap
 from pathlib import Path
@@ -143,6 +144,39 @@ def test_a_missing_module_in_a_package_is_answered_with_its_sibling(project: Any
     project(pkg_in___init__="", pkg_in_server=ASGI3)
     with pytest.raises(NoSuchModule, match=r"'pkg\.servre'; did you mean pkg\.server\?"):
         load("pkg.servre:app")
+
+
+def test_a_module_in_another_directory_is_found_there(project: Any) -> None:
+    directory = project(one=ASGI3, pkg_in___init__="", pkg_in_web=ASGI3, src_in_service=ASGI3)
+    before = sys.path[:]
+    with pytest.raises(NoSuchModule, match=r"say --app-dir \., or start there"):
+        load("one:app", app_dir=str(directory / "src"))
+    sys.path[:] = before
+    with pytest.raises(NoSuchModule, match=r"there is pkg/web.py; did you mean pkg\.web\?"):
+        load("web:app")
+    with pytest.raises(NoSuchModule, match="say --app-dir src, or start there"):
+        load("service:app")
+
+
+def test_modules_of_the_standard_library_are_not_offered(project: Any) -> None:
+    project(one=ASGI3)
+    with pytest.raises(NoSuchModule) as caught:
+        load("statistic:app")
+    assert "statistics" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [("x", "taking it for an ASGI 2 application"), ("x, y", "a WSGI application, in threads")],
+)
+def test_an_application_of_an_older_kind_is_told_how_it_was_taken(
+    project: Any, caplog: pytest.LogCaptureFixture, parameters: str, words: str
+) -> None:
+    project(one=f"def app({parameters}): pass\n")
+    with caplog.at_level("WARNING", "asgictl.worker"):
+        logging.getLogger("asgictl").propagate = True
+        load("one:app")
+    assert words in caplog.text
 
 
 def test_a_dot_instead_of_a_colon_is_answered_with_the_colon(project: Any) -> None:

@@ -107,7 +107,7 @@ class Worker:
                 os.close(self.lifeline)
                 os.chdir(directory)
                 if preloaded:
-                    loaded = main.preload(application, settings)
+                    loaded = main.preload(application, settings, print)
                     assert not isinstance(loaded, contract.Failed)
                     (directory / "app.py").unlink()
                     code = main.work(assignment, settings, loaded)
@@ -246,7 +246,7 @@ def test_preloading_tells_why_it_failed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     (tmp_path / "broken_preload.py").write_text("1 / 0\n")
-    failed = main.preload("broken_preload:app", WorkerSettings(log_level="error"))
+    failed = main.preload("broken_preload:app", WorkerSettings(log_level="error"), print)
     assert isinstance(failed, contract.Failed)
     assert failed.stage == "import"
     assert failed.error == "the application raised ZeroDivisionError: division by zero"

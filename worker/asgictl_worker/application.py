@@ -9,11 +9,13 @@ explanation.
 import difflib
 import importlib
 import inspect
+import itertools
 import logging
 import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
 
@@ -25,8 +27,16 @@ logger = logging.getLogger("asgictl.worker")
 
 Interface = Literal["auto", "asgi3", "asgi2", "wsgi"]
 
+_OLDER = {
+    "asgi2": "takes one argument: taking it for an ASGI 2 application",
+    "wsgi": "takes two arguments: taking it for a WSGI application, in threads",
+}
+
 DEFAULT_ATTRIBUTES = ("app", "application")
 """What a name without attribute stands for, in this order."""
+
+MAX_PLACES = 1000
+"""Directories in which a module is looked for that is not where it was said to be."""
 
 WSGI_THREADS = 40
 """How many requests a WSGI application handles at a time; further ones wait for a thread."""
@@ -99,6 +109,8 @@ def load(
     elif interface == "auto" and _is_factory(found):
         logger.warning("%s takes no arguments: using it as a factory (say --factory)", name)
         found = _make(name, found)
+    if interface == "auto" and (interface := _interface(found)) in _OLDER:
+        logger.warning("%s %s (say --interface %s)", name, _OLDER[interface], interface)
     return adapt(found, interface)
 
 
@@ -175,14 +187,39 @@ def _import(name: str, module_name: str) -> ModuleType:
         advice = f"did you mean {parent}:{last}?"
     else:
         places = getattr(package, "__path__", ()) if parent else sys.path
-        siblings = [module.name for module in pkgutil.iter_modules(places)]
+        siblings = {module.name for module in pkgutil.iter_modules(places)}
+        siblings -= set() if parent else sys.stdlib_module_names
         nearest = difflib.get_close_matches(last, siblings, n=3)
         advice = _offer([f"{parent}.{near}" if parent else near for near in nearest], "")
+        if not parent:
+            advice = _elsewhere(last, sys.path[0]) or advice
     raise NoSuchModule(
         name,
         f"there is no module {wanted!r}" + ("" if parent else f" in {sys.path[0]} or on sys.path"),
         advice or "check the name and app_dir",
     )
+
+
+def _elsewhere(module: str, directory: str) -> str:
+    """Return where a module is that was looked for in the wrong directory, or nothing."""
+    base = Path(directory)
+    places = (base.parent, *base.glob("[!.]*/"), *base.glob("[!.]*/[!.]*/"))
+    for place in itertools.islice(places, MAX_PLACES):
+        found = next(
+            (
+                path
+                for path in (place / f"{module}.py", place / module / "__init__.py")
+                if path.exists()
+            ),
+            None,
+        )
+        if found is None:
+            continue
+        if (place / "__init__.py").exists():
+            dotted = ".".join((*place.relative_to(base).parts, module))
+            return f"there is {os.path.relpath(found, base)}; did you mean {dotted}?"
+        return f"it is in {place}: say --app-dir {os.path.relpath(place)}, or start there"
+    return ""
 
 
 def _attribute(name: str, module: ModuleType, attribute: str) -> Any:

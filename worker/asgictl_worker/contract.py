@@ -54,6 +54,8 @@ class Stage:
 
     TYPE: ClassVar[int] = 2
     stage: str
+    busy: str = ""
+    """What it is busy with, said now and then while the stage takes long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

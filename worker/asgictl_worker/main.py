@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from types import FrameType
 
 import setproctitle
 
-from asgictl_worker import contract, development, extensions, hygiene, logs, tracebacks
+from asgictl_worker import contract, development, extensions, hygiene, logs, progress, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
@@ -53,11 +54,20 @@ LEFT_TO_THE_SUPERVISOR = (
 """Signals that reach the workers too, by Ctrl-C or ``pkill``, and that they must outlive."""
 
 
-def preload(name: str, settings: WorkerSettings) -> Application | contract.Failed:
-    """Load the application before workers are forked that share it; or say why it failed."""
+def preload(
+    name: str, settings: WorkerSettings, tell: Callable[[str], None]
+) -> Application | contract.Failed:
+    """Load the application before workers are forked that share it; or say why it failed.
+
+    Args:
+        name: of the application.
+        settings: how to load it.
+        tell: called with what is being imported, if that takes long.
+    """
     try:
         logs.configure(settings)
-        return load(name, settings)
+        with progress.of_import(tell):
+            return load(name, settings)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _failed("import", error)
 
@@ -285,7 +295,8 @@ class _Worker:
             name = self.assignment.worker_class
             self.server_class = extensions.server_class(name, self.settings)
         # In the running loop, as everybody does it: applications look for it when imported.
-        return self.loaded or load(self.assignment.application, self.settings)
+        with progress.of_import(self._busy):
+            return self.loaded or load(self.assignment.application, self.settings)
 
     @property
     def _facts(self) -> extensions.Worker:
@@ -304,8 +315,9 @@ class _Worker:
         self.loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         self.loop.add_reader(self.channel.fileno(), self._on_channel)
         self.loop.add_reader(self.assignment.lifeline_fd, self._on_orphaned)
-        if not await self.server.startup():
-            return False
+        with progress.of_startup(self._busy):
+            if not await self.server.startup():
+                return False
         self._enter("listen")
         listeners = [socket.socket(fileno=each.fd) for each in self.assignment.listeners]
         self.server.start_accepting(listeners, self._join_board())
@@ -336,6 +348,9 @@ class _Worker:
     def _count(self, lateness: float = 0.0) -> None:
         """Let the supervisor read what was counted until now."""
         self.server.service.counters.tick(lateness, self.server.connections)
+
+    def _busy(self, busy: str) -> None:
+        self.channel.send(contract.Stage(stage=self.stage, busy=busy))
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
@@ -463,6 +478,8 @@ def _failed(stage: str, error: BaseException) -> contract.Failed:
         sentence, trace = str(error), getattr(error, "details", "")
     else:
         sentence = f"the application raised {tracebacks.last_line(error)}"
+        if isinstance(error, ModuleNotFoundError):
+            sentence += f"; this is {sys.executable}: is it installed there?"
         trace = tracebacks.from_application(error)
     return contract.Failed(
         stage=stage, error=contract.shorten(sentence, 4096), traceback=contract.shorten(trace)

@@ -76,10 +76,12 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class StageReached:
-    """A worker's boot has come to ``stage``."""
+    """A worker's boot has come to ``stage``, or is still there."""
 
     worker: int
     stage: str
+    busy: str = ""
+    """What it is busy with, if that takes long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,10 +51,14 @@ def spawn_failed(turn: Turn, event: ev.SpawnFailed) -> None:
 
 
 def stage_reached(turn: Turn, event: ev.StageReached) -> None:
-    """Note how far a boot has come."""
+    """Note how far a boot has come, and tell if it takes long: of one worker, for all do the same."""
     worker = turn.workers.get(event.worker)
-    if worker and worker.state is WorkerState.STARTING:
-        turn.put(worker, stage=event.stage)
+    if worker is None or worker.state is not WorkerState.STARTING:
+        return
+    turn.put(worker, stage=event.stage)
+    others = (each.id for each in turn.workers.values() if each.state is WorkerState.STARTING)
+    if event.busy and worker.id == min(others):
+        turn.info(f"still {event.busy} after {turn.now - worker.born:.0f} s: {worker}")
 
 
 def became_ready(turn: Turn, event: ev.BecameReady) -> None:

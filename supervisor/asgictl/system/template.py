@@ -166,7 +166,7 @@ class _Template:
 
         # What the import leaves behind is collected once, below, and never looked at again.
         gc.disable()
-        loaded = main.preload(self._application, self._settings)
+        loaded = main.preload(self._application, self._settings, self._say)
         if not isinstance(loaded, contract.Failed) and threading.active_count() > 1:
             loaded = _refusal()
         if isinstance(loaded, contract.Failed):
@@ -180,6 +180,9 @@ class _Template:
             if not data:
                 return 0
             self._fork(data, descriptors, loaded)
+
+    def _say(self, busy: str) -> None:
+        self._channel.send(contract.encode(contract.Stage(stage="import", busy=busy)))
 
     def _fork(self, data: bytes, descriptors: list[int], loaded: Any) -> None:
         assignment = pickle.loads(data)  # from the supervisor, through a socket of its own

@@ -207,8 +207,9 @@ def _understood(line: bytes) -> Changes | str:
 def _watch(parent: int, area: Area, write_end: int) -> NoReturn:
     try:
         signals.reset_in_child()
-        # Ctrl-C is the supervisor's; watchfiles would take it for the end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Both reach the whole process group, and are the supervisor's.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         kernel.close_all_but([write_end])
         kernel.unblock_signals()
         if not kernel.die_with_parent(parent, signal.SIGKILL):

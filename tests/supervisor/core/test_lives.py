@@ -21,6 +21,21 @@ from asgictl.core.state import Phase, State, WorkerState
 TICK = ev.Tick()
 
 
+class TestLongBoot:
+    def test_one_worker_speaks_for_all(self) -> None:
+        state = booting(workers=2)
+        _, actions = learn(state, ev.StageReached(2, "import", "importing torch"), now=3.0)
+        assert texts(actions, "info") == []
+
+        _, actions = learn(state, ev.StageReached(1, "import", "importing torch"), now=3.0)
+        (said,) = texts(actions, "info")
+        assert said.startswith("still importing torch after 3 s: worker=0 ")
+
+    def test_a_worker_that_is_ready_has_nothing_to_say(self) -> None:
+        _, actions = learn(serving(workers=1), ev.StageReached(1, "import", "importing x"), now=3.0)
+        assert actions == []
+
+
 class TestFirstStart:
     def test_every_slot_gets_a_worker_at_once(self) -> None:
         state = booting(workers=3)
