@@ -374,3 +374,27 @@ def test_wsgi_runs_in_a_bounded_number_of_threads(interface: Any) -> None:
     app: Any = adapt(wsgi, interface)
     assert app.app is wsgi
     assert app.executor._max_workers == application.WSGI_THREADS
+
+
+async def test_wsgi_does_not_see_headers_that_would_take_the_names_of_others() -> None:
+    seen: dict[str, str] = {}
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        seen.update({key: value for key, value in environ.items() if key.startswith("HTTP_")})
+        return wsgi(environ, start_response)
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    headers = [(b"x-real-ip", b"10.0.0.7"), (b"x_real_ip", b"1.1.1.1"), (b"x_user", b"root")]
+    scope = {
+        **{"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers},
+        **{"http_version": "1.1", "scheme": "http", "server": None, "client": None},
+    }
+    adapted: Any = adapt(app, "wsgi")
+    await adapted(scope, receive, send)
+    adapted.executor.shutdown()
+    assert seen == {"HTTP_X_REAL_IP": "10.0.0.7"}

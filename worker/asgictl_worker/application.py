@@ -130,7 +130,15 @@ def adapt(app: Callable[..., Any], interface: Interface = "auto") -> Application
     if interface == "wsgi":
         from a2wsgi import WSGIMiddleware
 
-        return cast("Application", WSGIMiddleware(app, workers=WSGI_THREADS))
+        class Middleware(WSGIMiddleware):  # type: ignore[misc]  # a2wsgi has no types
+            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+                # In WSGI's environ X_Real_IP would be X-Real-IP, and its sender the proxy.
+                if scope["type"] == "http":
+                    fields = scope["headers"]
+                    scope["headers"] = [field for field in fields if b"_" not in field[0]]
+                await super().__call__(scope, receive, send)
+
+        return cast("Application", Middleware(app, workers=WSGI_THREADS))
     return cast("Application", app)
 
 
