@@ -99,25 +99,27 @@ def answers(path: Path, count: int) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         client.sendall(request * count)
-        received = b""
-        while received.count(b"hello") < count:
+        # Bodies may be cut by the edge of what is received; nothing else ends in "hello".
+        missing, rest = count, b""
+        while missing:
             part = client.recv(65536)
-            assert part, received[-200:]
-            received += part
+            assert part, f"{missing} answers are missing"
+            *bodies, rest = (rest + part).split(b"hello")
+            missing -= len(bodies)
     return True
 
 
-@pytest.mark.parametrize("how", ["full", "closed"])
 @pytest.mark.parametrize(
-    "options",
+    ("how", "options"),
     [
-        ("--log-format", "json"),
-        ("--access-log-format", '%(h)s %(t)s "%(r)s" %(s)s "%(a)s" %({host}i)s'),
-        ("--request-id-header", "x-request-id"),
+        ("full", ("--log-format", "json")),
+        ("full", ("--access-log-format", '%(h)s %(t)s "%(r)s" %(s)s "%(a)s" %({host}i)s')),
+        ("full", ("--request-id-header", "x-request-id")),
+        ("closed", ("--log-format", "json")),
     ],
 )
 def test_a_log_that_nobody_takes_stops_nobody(
-    options: tuple[str, ...], how: str, project: Project
+    how: str, options: tuple[str, ...], project: Project
 ) -> None:
     project.write(APPLICATION)
     with unread(project, how, *options) as path:

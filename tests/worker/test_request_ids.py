@@ -208,8 +208,10 @@ async def test_an_error_of_the_application_is_logged_with_it(
         raise RuntimeError("oops")
 
     peer = Identified(broken)
-    caplog.handler.addFilter(RequestIdFilter())
+    wanted = RequestIdFilter()
+    caplog.handler.addFilter(wanted)
     identity = await peer.ask(b"x-request-id: a1")
+    caplog.handler.removeFilter(wanted)
     assert identity == "a1"
     [record] = caplog.records
     assert record.getMessage().endswith(" request_id=a1")
@@ -253,6 +255,9 @@ def test_the_filter_gives_every_record_the_attribute() -> None:
     record = logging.makeLogRecord({"msg": "x"})
     assert RequestIdFilter().filter(record)
     assert record.request_id == "-"
+    brought = logging.makeLogRecord({"msg": "x", "request_id": "b1"})
+    assert RequestIdFilter().filter(brought)
+    assert brought.request_id == "b1"
 
 
 async def test_the_usual_line_ends_with_the_id() -> None:

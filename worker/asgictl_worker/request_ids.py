@@ -37,8 +37,9 @@ class RequestIdFilter(logging.Filter):
     """Gives records the attribute ``request_id``, ``-`` where there is no request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Set the attribute; keep every record."""
-        record.request_id = current() or "-"
+        """Set the attribute, unless the record brings it; keep every record."""
+        if not hasattr(record, "request_id"):
+            record.request_id = current() or "-"
         return True
 
 
