@@ -391,8 +391,15 @@ async def test_wsgi_does_not_see_headers_that_would_take_the_names_of_others() -
 
     headers = [(b"x-real-ip", b"10.0.0.7"), (b"x_real_ip", b"1.1.1.1"), (b"x_user", b"root")]
     scope = {
-        **{"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers},
-        **{"http_version": "1.1", "scheme": "http", "server": None, "client": None},
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"",
+        "headers": headers,
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": None,
+        "client": None,
     }
     adapted: Any = adapt(app, "wsgi")
     await adapted(scope, receive, send)

@@ -130,8 +130,8 @@ def adapt(app: Callable[..., Any], interface: Interface = "auto") -> Application
     if interface == "wsgi":
         from a2wsgi import WSGIMiddleware
 
-        class Middleware(WSGIMiddleware):  # type: ignore[misc]  # a2wsgi has no types
-            async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        class Middleware(WSGIMiddleware):
+            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
                 # In WSGI's environ X_Real_IP would be X-Real-IP, and its sender the proxy.
                 if scope["type"] == "http":
                     fields = scope["headers"]
