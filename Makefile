@@ -14,13 +14,18 @@ BENCH := .venv-bench
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench docs changes clean
+.PHONY: run test nightly check bench docs changes clean
 
 run: $(VENV)/.run
 	$(BIN)/asgictl hello:app --app-dir docs/tutorial --workers 4 --port $(PORT)
 
 test: $(VENV)/.test
 	$(BIN)/pytest $(ARGS)
+
+# What must hold of the supervisor's core whatever happens: 10,000 examples of every property and
+# long searches, for a night. ARGS="tests/worker" tries the worker's properties as hard.
+nightly: $(VENV)/.test
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest --timeout 0 $(or $(ARGS),tests/supervisor/core)
 
 check: $(VENV)/.check
 	$(BIN)/ruff check

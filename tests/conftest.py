@@ -1,6 +1,6 @@
 """Fixtures for tests with real processes; a failed test shows what its servers said.
 
-``HYPOTHESIS_PROFILE=nightly`` tries properties harder, for a long night.
+``HYPOTHESIS_PROFILE=nightly`` tries properties harder, for a long night (``make nightly``).
 """
 
 import os

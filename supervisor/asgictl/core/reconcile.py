@@ -183,7 +183,7 @@ def _scale_down(turn: Turn) -> None:
 
 def _announce(turn: Turn) -> None:
     state = turn.state
-    if state.announced or state.phase is not Phase.RUNNING or state.reload:
+    if state.announced or state.reload:
         return
     ready = state.ready()
     if ready < state.desired:
@@ -195,7 +195,8 @@ def _announce(turn: Turn) -> None:
         turn.warn(text)
     else:
         count = "the worker is" if state.desired == 1 else f"all {state.desired} workers are"
-        text = f"{count} ready"
+        # Somebody may pause the service before it was ever ready.
+        text = f"{count} ready" if state.desired else "no workers are wanted for now"
         turn.info(text)
     turn.set(announced=True)
     turn.announce("ready", text)

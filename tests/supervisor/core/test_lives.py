@@ -99,6 +99,11 @@ class TestFirstStart:
         _, actions = learn(state, ev.Signal("TTIN"), ev.Exited(1, 1), now=3.0)
         assert only(actions, act.Notify) == []
 
+    def test_a_service_that_is_paused_before_it_was_ready_has_started(self) -> None:
+        _, actions = learn(booting(workers=1), ev.ScaleRequested(0), now=1.0)
+
+        assert only(actions, act.Notify) == [act.Notify("ready", "no workers are wanted for now")]
+
     def test_who_fails_again_and_again_does_not_keep_the_others_from_being_a_service(self) -> None:
         broken = Behaviour(boot_error="no database")
         world = World(
