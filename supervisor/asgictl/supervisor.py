@@ -41,6 +41,7 @@ from asgictl.system import (
     pidfile,
     queues,
     reexec,
+    shortage,
     spawn,
     watch,
 )
@@ -61,6 +62,9 @@ RENEWAL = 0
 
 LAST_WORDS = 0.5
 """Seconds to wait, at most, for whoever reads the log when we leave."""
+
+TASKS_INTERVAL = 10.0
+"""Seconds between two looks at how many processes there may still be."""
 
 MAX_ERRORS = 5
 """Errors of ours within ``ERROR_WINDOW`` seconds after which we are not to be believed."""
@@ -117,6 +121,8 @@ class Supervisor:
         self._poll = select.poll()
         self._sources: dict[int, Callable[[], None]] = {}
         self._errors: deque[float] = deque(maxlen=MAX_ERRORS)
+        self._tasks = shortage.TaskLimit()
+        self._tasks_due = -inf
         self._exit_code: int | None = None
         self._pidfile: pidfile.PidFile | None = None
         self._board = -1
@@ -146,6 +152,8 @@ class Supervisor:
             self._signals = SignalPipe()
             leaving.callback(self._signals.close)
             self._watch(self._signals.fileno(), self._on_signals)
+            self._spare = shortage.SpareDescriptors()
+            leaving.callback(self._spare.close)
             self._manager = notify.ServiceManager(os.environ)
             leaving.callback(self._manager.close)
             kernel.adopt_orphans()
@@ -271,6 +279,11 @@ class Supervisor:
             self._manager.on_time(self._now)
         if self._control and self._now >= self._control.deadline:
             self._control.on_time()
+        if self._now >= self._tasks_due:
+            # Only when there is something else to wake up for.
+            self._tasks_due = self._now + TASKS_INTERVAL
+            if text := self._tasks.warning():
+                log.warning("%s", text)
         if self._now >= next_deadline(self._state):
             self._learn(ev.Tick())
 
@@ -425,7 +438,7 @@ class Supervisor:
                 (self._lifeline[0], self._board),
             )
         except OSError as error:
-            self._learn(ev.SpawnFailed(action.worker, f"cannot fork: {error.strerror}"))
+            self._learn(ev.SpawnFailed(action.worker, shortage.why_no_fork(error, self._tasks)))
             return
         self._children.add_worker(action.worker, process)
         self._learn(ev.Spawned(action.worker, process.child.pid))
@@ -440,7 +453,8 @@ class Supervisor:
                 (self._lifeline[0], self._board),
             )
         except OSError as error:
-            self._learn(ev.TemplateFailed(action.generation, f"cannot fork: {error.strerror}"))
+            why = shortage.why_no_fork(error, self._tasks)
+            self._learn(ev.TemplateFailed(action.generation, why))
             return
         self._children.add_template(action.generation, process)
 
@@ -487,7 +501,8 @@ class Supervisor:
         policy = self._state.policy_of(worker.generation)
         booting = worker.state is WorkerState.STARTING
         patience = policy.boot_timeout if booting else policy.late_after
-        verdict = self._children.evidence_of(worker, patience, self._now)
+        with self._spare.lent():
+            verdict = self._children.evidence_of(worker, patience, self._now)
         self._learn(ev.Evidence(action.worker, verdict))
 
     def _start_preflight(self, action: act.StartPreflight) -> None:
@@ -498,7 +513,8 @@ class Supervisor:
                 lambda reading: self._on_preflight(action.epoch, action.generation, reading),
             )
         except OSError as error:
-            self._learn(ev.PreflightFailed(action.epoch, f"cannot fork: {error.strerror}"))
+            why = shortage.why_no_fork(error, self._tasks)
+            self._learn(ev.PreflightFailed(action.epoch, why))
 
     def _read(self) -> spawn.Reading:
         configuration = self._read_configuration()
@@ -624,7 +640,11 @@ class Supervisor:
             self._control_listener = control.listen(settings.control, os.environ, _bind_control)
         if self._control_listener is not None:
             self._control = control.ControlServer(
-                self._control_listener.socket, self._watch, self._unwatch, self._desk.answer
+                self._control_listener.socket,
+                self._watch,
+                self._unwatch,
+                self._desk.answer,
+                spare=self._spare,
             )
 
     def _close_control(self) -> None:

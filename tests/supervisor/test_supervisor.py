@@ -249,7 +249,7 @@ def test_without_descriptors_the_workers_serve_on_and_a_dead_one_is_replaced_lat
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (8, limit[1]))
     victim, survivor = sorted(server.workers())
     os.kill(victim, signal.SIGKILL)
-    server.assert_log("cannot fork: Too many open files")
+    server.assert_log(r"cannot fork: Too many open files \(this process may open 8: see Limit")
     server.signal("HUP")
     server.assert_log("reload refused.*Too many open files")
     assert server.workers() == {survivor}
@@ -258,6 +258,37 @@ def test_without_descriptors_the_workers_serve_on_and_a_dead_one_is_replaced_lat
     wait_for(lambda: len(server.workers() - {victim}) == 2, "a successor is ready")
     server.assert_not_logged("internal error")
     server.reload()
+    server.stop()
+
+
+def ask_control(path: Path, verb: str) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(path))
+        client.sendall(b'{"verb": "%b"}\n' % verb.encode())
+        return client.recv(65536)
+
+
+def test_without_a_descriptor_left_it_still_answers_who_asks_what_is_wrong(
+    serve: Serve, project: Project
+) -> None:
+    project.write(application("1"))
+    control = project.directory.parent / "control"
+    server = serve("--control", str(control))
+    used = sorted(int(name) for name in os.listdir(f"/proc/{server.pid}/fd"))
+    limit = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (used[-1] + 1, limit[1]))
+    with contextlib.ExitStack() as clients:
+        # Who is connected holds what is left, however much that is.
+        for _ in range(used[-1] + 1 - len(used)):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(control))
+            client.sendall(b'{"verb": "events", "follow": true}\n')
+        wait_for(lambda: count_descriptors(server.pid) == used[-1] + 1, "none is left")
+        for _ in range(3):
+            assert b'"pid"' in ask_control(control, "status")
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limit)
+    wait_for(lambda: count_descriptors(server.pid) == len(used), "all are given back")
     server.stop()
 
 
@@ -293,6 +324,8 @@ def test_without_processes_the_workers_serve_on_and_a_dead_one_is_replaced_later
     with no_more_processes(server.pid):
         os.kill(victim, signal.SIGKILL)
         server.assert_log("cannot fork: Resource temporarily unavailable")
+        if os.geteuid() == 0:
+            server.assert_log(r"unavailable \(\d+ of 0 processes and threads in /sys/fs/cgroup/")
         server.signal("HUP")
         server.assert_log("reload refused.*Resource temporarily unavailable")
         assert server.workers() == {survivor}

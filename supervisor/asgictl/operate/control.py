@@ -93,6 +93,16 @@ class Watch(Protocol):
         """Call ``source`` when one of the events, or a hang-up, has come; replaces older words."""
 
 
+class Spare(Protocol):
+    """Descriptors that are held back for a client who comes when there are no others."""
+
+    def lend(self) -> bool:
+        """Make room for one descriptor; False if nothing is held back any more."""
+
+    def take_back(self) -> None:
+        """Hold back as many as before, as far as there are any."""
+
+
 class _Client:
     __slots__ = ("answers", "deadline", "due", "ending", "lines", "moved", "output", "socket")
 
@@ -125,6 +135,7 @@ class ControlServer:
         unwatch: Callable[[int], None],
         answer: Callable[[Request], Answers],
         clock: Callable[[], float] = time.monotonic,
+        spare: Spare | None = None,
     ) -> None:
         """Begin to accept.
 
@@ -134,7 +145,9 @@ class ControlServer:
             unwatch: tells the loop to look away.
             answer: what to do about a request.
             clock: monotonic seconds.
+            spare: what is held back for times without descriptors.
         """
+        self._spare = spare
         self._listening, self._answer, self._clock = listening, answer, clock
         self._watch, self._unwatch = watch, unwatch
         self._clients: set[_Client] = set()
@@ -187,6 +200,8 @@ class ControlServer:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                    if self._spare and self._spare.lend():
+                        continue
                     # The connection stays in the queue, and would wake us without end.
                     self._unwatch(self._listening.fileno())
                     self._accept_again = self._clock() + ACCEPT_PAUSE
@@ -198,6 +213,7 @@ class ControlServer:
             except Refused as refused:
                 with contextlib.suppress(OSError), connection:
                     connection.send(encode(failure(refused)))
+                self._take_back()
 
     def _admit(self, connection: socket.socket) -> None:
         _, uid = credentials(connection)
@@ -236,6 +252,11 @@ class ControlServer:
             self._clients.discard(client)
             client.socket.close()
             client.answers = None
+            self._take_back()
+
+    def _take_back(self) -> None:
+        if self._spare:
+            self._spare.take_back()
 
     # -- Requests
 
