@@ -1,6 +1,7 @@
 import asyncio
 import contextvars
 import logging
+import struct
 
 import pytest
 from tests.worker.waiting import until
@@ -11,15 +12,15 @@ from asgictl_worker.timers import NEVER
 from asgictl_worker.websocket.cycle import (
     CLOSE_TIMEOUT,
     EARLY_BYTES,
-    LARGE_MESSAGE,
     LAST_WORDS,
+    MAX_QUEUED,
     TRANSITIONS,
     InvalidMessage,
     State,
     UnexpectedMessage,
     Waiters,
 )
-from asgictl_worker.websocket.frames import InvalidClose
+from asgictl_worker.websocket.frames import MAX_INFLATED, InvalidClose
 from asgictl_worker.websocket.handshake import ReservedHeader
 
 LINE = 'WebSocket "GET /chat?room=1 HTTP/1.1" from 203.0.113.7:4711'
@@ -681,10 +682,100 @@ async def test_a_queue_of_one_works():
 
 async def test_one_large_message_fills_the_queue():
     app, talk = await accepted()
-    talk.send(bytes(LARGE_MESSAGE))
+    talk.send(bytes(MAX_QUEUED))
     assert not talk.transport.reading
     await app.receive()
     assert talk.transport.reading
+
+
+async def test_a_queue_is_full_when_its_messages_are_long_together():
+    app, talk = await accepted()
+    for _ in range(3):
+        talk.send(bytes(MAX_QUEUED // 4))
+        assert talk.transport.reading
+    talk.send("x" * (MAX_QUEUED // 4))
+    assert not talk.transport.reading
+    await app.receive()
+    assert not talk.transport.reading
+    await app.receive()
+    assert talk.transport.reading
+
+
+async def test_what_inflates_a_lot_is_inflated_as_the_application_takes_it():
+    app, talk = await accepted(offer="deflate", ws_max_queue=32)
+    size = MAX_INFLATED // 2
+    for _ in range(9):
+        talk.client.send_binary(bytes(size))
+    talk.client.send_text(b"last")
+    data = b"".join(talk.client.data_to_send())
+    # The beginning of another message comes along, and its rest later.
+    talk.client.send_text(b"and one more")
+    more = b"".join(talk.client.data_to_send())
+    talk.cycle.data_received(data + more[:3])
+    for _ in range(9):
+        assert not talk.transport.reading
+        assert len(talk.cycle._queue) <= 2
+        assert len((await app.receive())["bytes"]) == size
+    assert (await app.receive())["text"] == "last"
+    assert talk.transport.reading
+    talk.cycle.data_received(more[3:])
+    assert (await app.receive())["text"] == "and one more"
+
+
+async def test_a_message_in_progress_is_forgotten_with_its_connection():
+    app, talk = await accepted()
+    first_half = frame_of(b"x" * 500_000)[:400_000]
+    talk.cycle.data_received(first_half)
+    assert sum(map(len, talk.cycle._frames._parts)) > 390_000
+    talk.transport.lose()
+    assert talk.cycle._frames._parts == []
+    assert (await app.receive())["code"] == 1006
+
+
+def frame_of(payload):
+    """Return a binary message, whose mask changes nothing."""
+    return struct.pack("!BBQ4x", 0x82, 0x80 | 127, len(payload)) + payload
+
+
+async def test_a_client_that_reads_nothing_is_cut():
+    app, talk = await accepted(timeout_write=10.0, ws_ping_interval=None)
+    talk.transport.unsent = 100_000
+    talk.cycle.pause_writing()
+    sending = app.do({"type": "websocket.send", "text": "x"})
+    talk.tick(9.0)
+    # It still sends, so it is there; but nobody can talk to it.
+    talk.send("hello")
+    assert not talk.transport.aborted
+    talk.tick(5.0)
+    assert talk.transport.aborted
+    with pytest.raises(ClientDisconnected):
+        await sending
+
+
+async def test_a_client_that_reads_slowly_is_waited_for():
+    _, talk = await accepted(timeout_write=10.0)
+    talk.cycle.pause_writing()
+    for left in range(100_000, 0, -10_000):
+        talk.transport.unsent = left
+        talk.tick(8.0)
+    assert not talk.transport.closing
+    talk.cycle.resume_writing()
+    talk.tick(15.0)
+    assert not talk.transport.closing
+
+
+async def test_a_refused_client_that_reads_nothing_of_its_answer_is_cut():
+    app = Script()
+    talk = Conversation(app, timeout_write=10.0).start()
+    await app.receive()
+    await app.send("http.response.start", status=403)
+    talk.transport.unsent = 100_000
+    talk.cycle.pause_writing()
+    sending = app.do({"type": "websocket.http.response.body", "body": b"x", "more_body": True})
+    talk.tick(14.0)
+    assert talk.transport.aborted
+    with pytest.raises(ClientDisconnected):
+        await sending
 
 
 async def test_send_waits_while_the_client_does_not_read():
@@ -862,6 +953,18 @@ async def test_draining_closes_with_1012_and_lets_the_application_finish():
     app.do("return")
     talk.deliver()
     await talk.ended()
+
+
+async def test_draining_waits_for_the_turn_of_each_client():
+    _, talk = await accepted(ws_ping_interval=1.0)
+    now = talk.service.ticker.now
+    talk.cycle.drain(now, now + 3.0)
+    talk.tick(2.8)
+    talk.read()
+    assert not talk.closed
+    talk.tick(0.4)
+    talk.read()
+    assert talk.closed == (1012, "")
 
 
 async def test_draining_before_the_answer_closes_after_it():

@@ -1,5 +1,6 @@
 import os
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -11,6 +12,8 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN
 
 from asgictl_worker.websocket.frames import (
+    MAX_INFLATED,
+    MAX_PARTS,
     Close,
     Deflate,
     Frames,
@@ -235,6 +238,70 @@ def test_the_limit_counts_all_fragments():
     assert (
         failure(frame(TEXT, half, fin=False), frame(CONTINUATION, half + b"x", fin=False)) == 1009
     )
+
+
+def parts(payloads, *, opcode=TEXT):
+    """Return one message in fragments."""
+    last = len(payloads) - 1
+    return b"".join(
+        frame(CONTINUATION if number else opcode, payload, fin=number == last)
+        for number, payload in enumerate(payloads)
+    )
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_message_of_very_many_fragments_is_put_together(opcode):
+    payloads = [b"%02d" % (number % 100) for number in range(3 * MAX_PARTS + 7)]
+    (message,) = receive(parts(payloads, opcode=opcode), max_size=100_000)
+    whole = b"".join(payloads)
+    assert message == (whole if opcode == BINARY else whole.decode())
+
+
+def test_fragments_take_no_more_memory_than_what_is_in_them():
+    frames = Frames(10_000_000)
+    frames.receive(frame(TEXT, b"", fin=False))
+    tracemalloc.start()
+    try:
+        for _ in range(50):
+            frames.receive(frame(CONTINUATION, b"", fin=False) * 1000)
+        empty = tracemalloc.get_traced_memory()[0]
+        for _ in range(100):
+            frames.receive(frame(CONTINUATION, b"ab", fin=False) * 1000)
+        short = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert empty < 10_000
+    assert short < 2 * 200_000 + 100 * MAX_PARTS
+    assert frames.receive(frame(CONTINUATION, b"c")) == ["ab" * 100_000 + "c"]
+
+
+def test_of_what_inflates_a_lot_only_a_part_is_inflated_at_once():
+    size = 300_000
+    message = frame(BINARY, deflated(bytes(size)), reserved=4)
+    frames = Frames(size, Deflate())
+    # No context takeover in deflated(): each message is a stream of its own.
+    rest = message * 20
+    count = 0
+    events = frames.receive(rest)
+    while events:
+        assert len(events) * size < MAX_INFLATED + size
+        count += len(events)
+        assert frames.is_behind == (count < 20)
+        events = frames.receive(b"")
+    assert count == 20
+    assert frames.receive(frame(TEXT, b"next")) == ["next"]
+
+
+def test_the_beginning_of_a_frame_can_be_left_for_later():
+    size = 1_100_000
+    message = frame(BINARY, deflated(bytes(size)), reserved=4)
+    follows = frame(TEXT, b"next")
+    frames = Frames(size, Deflate())
+    assert len(frames.receive(message + follows[:3])) == 1
+    assert frames.is_behind
+    assert frames.receive(b"") == []
+    assert not frames.is_behind
+    assert frames.receive(follows[3:]) == ["next"]
 
 
 def test_the_limit_counts_inflated_bytes():

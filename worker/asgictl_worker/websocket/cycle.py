@@ -55,9 +55,9 @@ LAST_WORDS = 1.0
 EARLY_BYTES = 64 * 1024
 """Bytes taken before the handshake is answered; more stays in the kernel."""
 
-LARGE_MESSAGE = 64 * 1024
-"""A message of this length fills the queue alone: ``ws_max_queue`` messages of the longest
-kind would fill the memory."""
+MAX_QUEUED = 256 * 1024
+"""Bytes (or characters) of messages that fill the queue, however few they are: ``ws_max_queue``
+messages of the longest kind would fill the memory."""
 
 NO_PONG = "no answer to a ping"
 PING = b"asgictl"
@@ -174,6 +174,7 @@ class WebSocketCycle(asyncio.Protocol):
         "_owed_pong",
         "_peer",
         "_queue",
+        "_queued",
         "_readers",
         "_reading_paused",
         "_request",
@@ -215,7 +216,10 @@ class WebSocketCycle(asyncio.Protocol):
         self._frames: Frames
         # From the client to the application.
         self._early = b""
-        self._queue: deque[dict[str, Any]] = deque()
+        # Texts and bytes as they are: of small messages, each would cost as much again as a
+        # dictionary, and one read can hold forty thousand of them.
+        self._queue: deque[str | bytes | dict[str, Any]] = deque()
+        self._queued = 0
         self._readers = Waiters(service.loop)
         self._reading_paused = False
         self._disconnect: dict[str, Any] | None = None
@@ -294,22 +298,22 @@ class WebSocketCycle(asyncio.Protocol):
                     self._pause_reading()
             return
         queue = self._queue
-        for event in self._frames.receive(data):
-            if isinstance(event, str):  # hot: messages first
-                message: dict[str, Any] = {"type": "websocket.receive", "text": event}
-            elif isinstance(event, bytes):
-                message = {"type": "websocket.receive", "bytes": event}
-            else:
+        frames = self._frames
+        for event in frames.receive(data):
+            if not isinstance(event, (str, bytes)):
                 self._control(event)
                 continue
             counters.messages_received += 1
             if self._state is _OPEN:
-                queue.append(message)
-                if len(event) >= LARGE_MESSAGE:
-                    self._pause_reading()
+                queue.append(event)
+                self._queued += len(event)
         if queue:
             self._readers.wake()
-            if len(queue) >= self._service.settings.ws_max_queue:
+            if (
+                len(queue) >= self._service.settings.ws_max_queue
+                or self._queued >= MAX_QUEUED
+                or frames.is_behind
+            ):
                 self._pause_reading()
 
     def _control(self, event: Ping | Pong | Close) -> None:
@@ -351,6 +355,8 @@ class WebSocketCycle(asyncio.Protocol):
         self.deadline = NEVER
         if self._state is _CONNECTING or self._state is _DENYING:
             self._log(0)
+        elif self._state is _OPEN:
+            self._frames.forget()
         self._state = _CLOSED
         self._disconnected(CloseCode.ABNORMAL, "")
         self._writing_paused = False
@@ -443,10 +449,19 @@ class WebSocketCycle(asyncio.Protocol):
                     self._answer_close(self._ending)
                 return self._disconnect.copy()
             await self._readers.join()
-        message = queue.popleft()
-        if self._reading_paused and len(queue) <= self._service.settings.ws_max_queue // 2:
-            self._resume_reading()
-        return message
+        event = queue.popleft()
+        if isinstance(event, dict):
+            return event
+        self._queued -= len(event)
+        if (
+            self._reading_paused
+            and len(queue) <= self._service.settings.ws_max_queue // 2
+            and self._queued <= MAX_QUEUED // 2
+        ):
+            self._read_on()
+        if isinstance(event, str):
+            return {"type": "websocket.receive", "text": event}
+        return {"type": "websocket.receive", "bytes": event}
 
     async def send(self, message: dict[str, Any]) -> None:
         """Take one message of the application; wait while the client does not read.
@@ -653,6 +668,15 @@ class WebSocketCycle(asyncio.Protocol):
         if not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
+
+    def _read_on(self) -> None:
+        """Look at what was left for later, and then at what the client sends."""
+        if self._state is _OPEN and self._frames.is_behind:
+            if not self._queue:
+                self.data_received(b"")
+            if self._queue:
+                return  # whoever takes that comes here again
+        self._resume_reading()
 
     def _resume_reading(self) -> None:
         if self._reading_paused:

@@ -109,6 +109,13 @@ _DEFLATE_MEMORY = 5
 """With a window of 12 bits: 32 KiB for a connection instead of 256 KiB."""
 _UTF8 = getincrementaldecoder("utf-8")
 
+MAX_PARTS = 1024
+"""Parts of a message that are kept apart: each costs 50 bytes, however short it is."""
+
+MAX_INFLATED = 1024 * 1024
+"""Bytes of messages that are inflated at once, unless one is longer: what the network delivers
+at once may become a thousand times as much."""
+
 
 class Frames:
     """The frames of one connection.
@@ -116,6 +123,9 @@ class Frames:
     Args:
         max_size: the longest message to take, in bytes, counted after inflation.
         deflate: the parameters of permessage-deflate if it was agreed on.
+
+    Attributes:
+        is_behind: bytes are kept which may hold further messages; ``receive(b"")`` looks.
     """
 
     __slots__ = (
@@ -126,6 +136,7 @@ class Frames:
         "_deflator",
         "_ended",
         "_final",
+        "_inflated",
         "_inflator",
         "_mask",
         "_max_size",
@@ -133,6 +144,8 @@ class Frames:
         "_parts",
         "_remaining",
         "_size",
+        "_small_parts",
+        "is_behind",
     )
 
     def __init__(self, max_size: int, deflate: Deflate | None = None) -> None:
@@ -142,12 +155,17 @@ class Frames:
         self._inflator: _Inflator | None = None
         self._deflator: _Deflator | None = None
 
-        self._buffer = b""  # the beginning of a head or of a control frame: always short
+        # The beginning of a head or of a control frame, which is short, or all that is left
+        # when so much was inflated that somebody has to take it first.
+        self._buffer = b""
+        self.is_behind = False
+        self._inflated = 0
         self._ended = False
         # The message in progress: its opcode (0 if there is none) and what came of it.
         self._message = 0
         self._compressed = False
         self._parts: list[bytes | str] = []
+        self._small_parts = 0
         self._size = 0
         self._decoder = _UTF8()
         # The data frame in progress: bytes still to come, -1 between frames.
@@ -169,6 +187,8 @@ class Frames:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        self.is_behind = False
+        self._inflated = 0
         try:
             self._parse(data, events)
         except _Violation as violation:
@@ -180,10 +200,15 @@ class Frames:
 
     def _end(self, events: list[Event], close: Close) -> None:
         self._ended = True
+        self.forget()
+        events.append(close)
+
+    def forget(self) -> None:
+        """Let go of a message in progress: its rest will never come."""
         self._buffer = b""
+        self.is_behind = False
         self._parts = []
         self._inflator = None
-        events.append(close)
 
     def _parse(self, data: bytes, events: list[Event]) -> None:
         size = len(data)
@@ -197,6 +222,9 @@ class Frames:
                 position = end
 
             start = position
+            if self._inflated >= MAX_INFLATED and start < size:
+                self.is_behind = True
+                break
             if size - start < 2:
                 break
             first, second = data[start], data[start + 1]
@@ -290,19 +318,27 @@ class Frames:
             chunk = self._inflate(chunk, complete)
         self._size += len(chunk)
 
-        if self._message == _BINARY:
-            self._parts.append(chunk)
-        else:
-            self._parts.append(self._decoder.decode(chunk, complete))
+        part = chunk if self._message == _BINARY else self._decoder.decode(chunk, complete)
+        parts = self._parts
         if complete:
-            message = self._parts[0] if len(self._parts) == 1 else self._join()
+            parts.append(part)
+            message = parts[0] if len(parts) == 1 else self._join(parts)
             self._parts = []
+            self._small_parts = 0
             self._message = 0
+            if self._compressed:
+                self._inflated += self._size
             events.append(message)
+        elif part:
+            parts.append(part)
+            self._small_parts += 1
+            if self._small_parts == MAX_PARTS:
+                parts[-MAX_PARTS:] = [self._join(parts[-MAX_PARTS:])]
+                self._small_parts = 0
 
-    def _join(self) -> str | bytes:
+    def _join(self, parts: list[bytes | str]) -> str | bytes:
         empty = b"" if self._message == _BINARY else ""
-        return empty.join(self._parts)  # type: ignore[arg-type]  # all are of one type
+        return empty.join(parts)  # type: ignore[arg-type]  # all are of one type
 
     def _inflate(self, chunk: bytes, last: bool) -> bytes:
         if self._inflator is None:
