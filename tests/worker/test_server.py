@@ -392,6 +392,97 @@ async def test_requests_that_do_not_end_are_cancelled_at_the_deadline(
     assert "closing 1 connections, cancelling 1 requests" in caplog.text
 
 
+async def test_streams_that_do_not_end_hear_of_the_disconnect_at_the_deadline() -> None:
+    outcome: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "http.request"
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        try:
+            outcome.append((await receive())["type"])
+        except asyncio.CancelledError:
+            outcome.append("cancelled")
+
+    async with serving(app) as (server, task), connected(server) as (reader, writer):
+        writer.write(GET)
+        await reader.readuntil(b"a\r\n")
+        server.stop(0.05)
+        await task
+        # It is cut, so that the client can tell.
+        assert await reader.read() == b""
+    assert outcome == ["http.disconnect"]
+
+
+async def test_streams_that_do_not_listen_are_cancelled_soon_after_the_deadline() -> None:
+    app = App()
+
+    async def streaming(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await app(scope, receive, send)
+
+    async with serving(streaming) as (server, task), connected(server) as (reader, writer):
+        writer.write(GET.replace(b"/ ", b"/wait "))
+        await until(lambda: app.waiting)
+        server.stop(0.05)
+        await task
+        await reader.read()
+    assert app.cancelled == 1
+
+
+async def test_a_client_that_does_not_read_cannot_stay_beyond_the_deadline() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": bytes(16 * 1024 * 1024)})
+
+    async with serving(app) as (server, task):
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.sendall(GET)
+            await until(lambda: server.service.connections)
+            await until(lambda: any(each.write_paused for each in server.service.connections))
+            server.stop(0.05)
+            await task
+            assert not server.service.connections
+
+
+async def test_streams_of_events_are_ended_one_after_the_other_and_do_not_hold_up_the_drain() -> (
+    None
+):
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        start = {"type": "http.response.start", "status": 200}
+        await send({**start, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+
+    settings = WorkerSettings(access_log=False, lifespan="off", timeout_graceful_shutdown=3600)
+    async with serving(app, settings) as (server, task), contextlib.AsyncExitStack() as stack:
+        readers = []
+        for _ in range(60):
+            reader, writer = await stack.enter_async_context(connected(server))
+            writer.write(GET)
+            await reader.readuntil(b"data: 1\n\n")
+            readers.append(reader)
+        server.stop()
+        await until(lambda: server.service.draining)
+        turns = sorted(each.leaves_at for each in server.service.connections)
+        assert turns[-1] - turns[0] == pytest.approx(0.59)
+        for reader in readers:
+            assert (await reader.read()).endswith(b"0\r\n\r\n")
+        await task
+
+
+@pytest.mark.parametrize(
+    ("connections", "left", "spread"),
+    [(0, 30, 0), (10, 30, 0.1), (10_000, 30, 5), (10_000, 8, 2), (10_000, -1, 0), (10, 0, 0)],
+)
+def test_how_long_it_takes_to_send_clients_away(
+    connections: int, left: float, spread: float
+) -> None:
+    assert Server(App(), SETTINGS)._spread(connections, left) == pytest.approx(spread)
+
+
 async def test_a_second_stop_hurries() -> None:
     app = App()
     async with serving(app) as (server, task), connected(server) as (_, writer):
