@@ -25,6 +25,7 @@ async def app(scope, receive, send):
             if message["type"] == "lifespan.shutdown":
                 return
     if scope["path"] == "/slow":
+        print("slow begins", flush=True)
         await asyncio.sleep(60)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"%s"})
@@ -56,8 +57,17 @@ def answer(server: Server) -> str:
     return httpx.get(server.url, timeout=30).text
 
 
+def assert_served(server: Server, text: str) -> None:
+    """Assert that this is what is answered; a save that was seen twice may come between."""
+    wait_for(lambda: answer(server) == text, f"{text!r} is served")
+
+
 def save_until_seen(server: Server, text: str, name: str = "app.py") -> None:
-    """Save a file, again until it was noticed: nobody knows when watching has begun."""
+    """Save a file, again until it was noticed and no old worker is left.
+
+    Nobody knows when watching has begun.
+    """
+    before = server.workers()
     seen = server.log().count(f"{name} changed")
     saved = 0.0
 
@@ -69,6 +79,7 @@ def save_until_seen(server: Server, text: str, name: str = "app.py") -> None:
         return server.log().count(f"{name} changed") > seen
 
     wait_for(noticed, f"{name} is seen to have changed")
+    wait_for(lambda: not before & server.children(), "the old workers leave")
 
 
 def test_a_saved_file_is_served_broken_code_is_shown_and_the_next_save_heals(
@@ -76,21 +87,26 @@ def test_a_saved_file_is_served_broken_code_is_shown_and_the_next_save_heals(
 ) -> None:
     server = develop("--workers", "2")
     port = server.port
-    assert answer(server) == "one"
+    assert_served(server, "one")
 
     save_until_seen(server, app("two"))
-    assert answer(server) == "two"
+    assert_served(server, "two")
 
     save_until_seen(server, "import nothing_of_that_name")
-    broken = httpx.get(server.url, headers={"accept": "text/html"}, timeout=30)
+    page = {"accept": "text/html"}
+    broken = wait_for(
+        lambda: (found := httpx.get(server.url, headers=page, timeout=30)).is_error and found,
+        "the traceback is served",
+    )
     assert broken.status_code == 500
     assert "ModuleNotFoundError" in broken.text
     assert "app.py" in broken.text
     server.assert_log("save a file to try again")
-    assert server.log().count("save a file to try again") == 1
+    # Once for both workers; but on a busy machine one save may be seen as two.
+    assert server.log().count("save a file to try again") < server.log().count("app.py changed")
 
     save_until_seen(server, app("three"))
-    assert answer(server) == "three"
+    assert_served(server, "three")
     assert server.port == port
     server.stop("INT")
 
@@ -126,14 +142,12 @@ def test_open_connections_and_requests_in_progress_do_not_hold_the_new_code_up(
 
     hanging = threading.Thread(target=hang)
     hanging.start()
-    wait_for(lambda: len(server.workers()) == 1, "the worker serves")
-    old = server.workers()
+    server.assert_log("slow begins")
     save_until_seen(server, app("two"))
-    assert answer(server) == "two"
-    wait_for(lambda: not old & server.workers(), "the old worker leaves")
-    hanging.join(30)
+    assert_served(server, "two")
     idle.close()
     server.stop()
+    hanging.join(30)
 
 
 def test_settings_are_read_again_when_their_file_is_saved(
@@ -154,14 +168,14 @@ def test_code_that_is_broken_from_the_start_is_shown_and_healed(
     assert "SyntaxError" in answer(server)
 
     save_until_seen(server, app("one"))
-    assert answer(server) == "one"
+    assert_served(server, "one")
     server.stop()
 
 
 def test_where_nothing_is_reported_files_are_looked_at(develop: Callable[..., Server]) -> None:
     server = develop(environment={"WATCHFILES_FORCE_POLLING": "true"})
     save_until_seen(server, app("two"))
-    assert answer(server) == "two"
+    assert_served(server, "two")
     server.stop()
 
 
@@ -177,5 +191,5 @@ def test_the_end_of_the_watcher_is_told_and_survived(develop: Callable[..., Serv
     (watcher,) = server.children() - server.workers()
     psutil.Process(watcher).kill()
     server.assert_log("files are watched no more")
-    assert answer(server) == "one"
+    assert_served(server, "one")
     server.stop()
