@@ -15,6 +15,7 @@ from asgictl_worker.access_format import DEFAULT, Details, compile_format
 from asgictl_worker.access_log import (
     FLUSH_LINES,
     AccessLog,
+    ColoredAccess,
     FormattedAccess,
     JSONAccess,
     LoggedAccess,
@@ -191,6 +192,24 @@ async def test_the_settings_choose():
     assert type(chosen(access_log_format="%(s)s")) is FormattedAccess
     assert not chosen(access_log_format="%(s)s")._with_prefix
     assert chosen(request_id_header="x-id")._with_prefix
+
+
+async def test_on_a_terminal_what_went_wrong_catches_the_eye(pipe):
+    loop = asyncio.get_running_loop()
+    assert type(open_access_log(WorkerSettings(use_colors=True), loop)) is ColoredAccess
+    assert type(open_access_log(WorkerSettings(use_colors=False), loop)) is AccessLog
+    log = ColoredAccess(loop, Outlet(pipe[1]))
+    for status in (200, 503, 101):
+        log.request(*REQUEST[:4], status, *REQUEST[5:])
+    log.request("10.0.0.7:1", "GET", b'/"', "1.1", 404, 0, 0.0)
+    log.flush()
+    text = read(pipe)
+    assert " \x1b[32m200\x1b[0m 12 412us\n" in text
+    assert " \x1b[31m503\x1b[0m 12" in text
+    assert " 101\x1b[0m 12" in text
+    assert '"\x1b[1mGET /\\x22 HTTP/1.1\x1b[0m" \x1b[33m404' in text
+    plain = re.sub("\x1b\\[[0-9]*m", "", text).splitlines()
+    assert plain[0].endswith('10.0.0.7:52100 "GET /a?b HTTP/1.1" 200 12 412us')
 
 
 # -- The operator's format, and JSON

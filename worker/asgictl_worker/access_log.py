@@ -15,10 +15,17 @@ import sys
 import time
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from asgictl_worker import logs
-from asgictl_worker.access_format import DEFAULT, NO_DETAILS, Details, Format, compile_format
+from asgictl_worker.access_format import (
+    DEFAULT,
+    NO_DETAILS,
+    Details,
+    Format,
+    compile_format,
+    quote,
+)
 from asgictl_worker.outlet import Outlet
 from asgictl_worker.settings import WorkerSettings
 
@@ -249,11 +256,10 @@ def _fields(
     seconds: float,
     details: Details,
 ) -> str:
-    path, _, query = target.decode("latin-1").partition("?")
     identity = f',"request_id":{quoted(details.request_id)}' if details.request_id else ""
     return (
-        f'{_client_fields(client)},"method":"{method}","path":{quoted(path)},'
-        f'"query":{quoted(query)},"http_version":"{http_version}","status":{status},'
+        f'{_client_fields(client)},"method":"{method}",{_target_fields(target)},'
+        f'"http_version":"{http_version}","status":{status},'
         f'"size":{size},"duration":{seconds:.6f}{identity}'
     )
 
@@ -264,6 +270,31 @@ def _client_fields(client: str) -> str:
     if not address:
         return '"client":null,"client_port":null'
     return f'"client":{quoted(address)},"client_port":{port}'
+
+
+@lru_cache(1024)
+def _target_fields(target: bytes) -> str:
+    path, _, query = target.decode("latin-1").partition("?")
+    return f'"path":{quoted(path)},"query":{quoted(query)}'
+
+
+class ColoredAccess(AccessLog):
+    """Writes the usual line for a terminal: what went wrong catches the eye."""
+
+    __slots__ = ()
+
+    _COLORS: ClassVar = {2: "\x1b[32m", 3: "\x1b[36m", 4: "\x1b[33m", 5: "\x1b[31m"}
+
+    def _text(self, responses: list[Any]) -> str:
+        prefix = self._prefix.replace("INFO ", "\x1b[32mINFO \x1b[0m")
+        return "".join(
+            [
+                f'{prefix}{client} "\x1b[1m{method} {quote(target)} HTTP/{http_version}\x1b[0m" '
+                f"{self._COLORS.get(status // 100, '')}{status}\x1b[0m "
+                f"{size} {int(seconds * 1e6)}us\n"
+                for client, method, target, http_version, status, size, seconds in responses
+            ]
+        )
 
 
 class LoggedAccess(AccessLog):
@@ -334,4 +365,6 @@ def open_access_log(settings: WorkerSettings, loop: asyncio.AbstractEventLoop) -
     if settings.request_id_header is not None:
         line = compiled(f"{DEFAULT} %(request_id)s")
         return FormattedAccess(loop, outlet, line, with_prefix=True)
+    if logs.wants_colors(settings, outlet):
+        return ColoredAccess(loop, outlet)
     return AccessLog(loop, outlet)

@@ -56,10 +56,7 @@ def configure(settings: WorkerSettings) -> None:
         handler.setFormatter(JSONFormatter())
     else:
         handler = OutletHandler(Outlet(STDERR))
-        colors = settings.use_colors
-        if colors is None:
-            colors = handler.outlet.is_terminal and not os.environ.get("NO_COLOR")
-        handler.setFormatter(LineFormatter(colors=colors))
+        handler.setFormatter(LineFormatter(colors=wants_colors(settings, handler.outlet)))
     logger = logging.getLogger("asgictl")
     for old in logger.handlers[:]:
         logger.removeHandler(old)
@@ -67,6 +64,13 @@ def configure(settings: WorkerSettings) -> None:
     logger.addHandler(handler)
     logger.setLevel(settings.log_level.upper())
     logger.propagate = False
+
+
+def wants_colors(settings: WorkerSettings, outlet: Outlet) -> bool:
+    """Return whether lines to this outlet are coloured."""
+    if settings.use_colors is None:
+        return outlet.is_terminal and not os.environ.get("NO_COLOR")
+    return settings.use_colors
 
 
 def set_level(level: str) -> None:
