@@ -35,7 +35,7 @@ def __getattr__(name: str) -> typing.Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def run(application: str, **settings: typing.Any) -> None:
+def run(application: typing.Any, **settings: typing.Any) -> None:
     """Serve an application until a signal stops the server.
 
     This process becomes the supervisor, so call it in the main thread, and under
@@ -44,17 +44,21 @@ def run(application: str, **settings: typing.Any) -> None:
     defaults, in this order, as on the command line.
 
     Args:
-        application: its name, ``module:attribute``: only workers import it.
-        settings: by their names, such as ``workers=4``; see docs/reference/options.md.
+        application: its name, ``module:attribute``: only workers import it. An object that the
+            program itself has under some name will do, and is found by that.
+        settings: by their names, such as ``workers=4``; see docs/reference/options.md. The
+            arguments of ``uvicorn.run()`` are understood.
 
     Raises:
-        TypeError: ``application`` is not a name.
+        TypeError: ``application`` is neither a name nor has one in the program.
         ConfigurationError: a setting is not known or has a value that cannot work.
         ServerFailed: the server did not start, or could not go on; ``exit_code`` says why.
     """
     from asgictl.configuration import Source, from_arguments
     from asgictl_worker.errors import ServerFailed
 
+    if not isinstance(application, str) and (name := _name_of(application, settings)):
+        application = name
     if not isinstance(application, str):
         raise TypeError(
             f"asgictl.run() takes the name of an application, not {application!r}: every worker imports it "
@@ -63,6 +67,29 @@ def run(application: str, **settings: typing.Any) -> None:
     code = serve(application, Source.of_this_process(from_arguments(settings)))
     if code:
         raise ServerFailed(code)
+
+
+def _name_of(application: object, settings: dict[str, typing.Any]) -> str:
+    """Return how workers import an object of the program that runs, or nothing.
+
+    They import it under its own name, since ``__main__`` is us. What finds it there, a
+    directory, becomes a setting.
+    """
+    import os
+    import sys
+
+    program = sys.modules["__main__"]
+    file, spec = getattr(program, "__file__", None), getattr(program, "__spec__", None)
+    names = [name for name, value in vars(program).items() if value is application]
+    if not names or file is None:
+        return ""
+    if spec is not None and spec.name != "__main__":  # python -m
+        return f"{spec.name}:{names[0]}"
+    module, suffix = os.path.splitext(os.path.basename(file))
+    if suffix != ".py" or not module.isidentifier():
+        return ""
+    settings.setdefault("app_dir", os.path.dirname(os.path.abspath(file)))
+    return f"{module}:{names[0]}"
 
 
 def serve(application: str, source: "Source") -> int:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asgictl.settings import WHERE, WHERE_TWICE, Settings
+from asgictl.settings import INSTEAD, WHERE, WHERE_TWICE, Settings
 from asgictl_worker.errors import BadSetting, ConfigurationError, ContradictorySettings, ExitCode
 from asgictl_worker.settings import Declaration, check, declarations, read
 
@@ -226,15 +226,47 @@ def from_arguments(values: Mapping[str, object]) -> Layer:
     Raises:
         ConfigurationError: a name is no setting, or a value is not allowed.
     """
-    for name in values:
+    layer = {}
+    for given, value in values.items():
+        name = _UVICORN.get(given, given)
         if name not in SETTINGS:
-            raise ConfigurationError(
-                f"run() has no argument {name!r}{_nearest(name, operator.attrgetter('name'))}"
-            )
-    return {
-        name: _give(SETTINGS[name], value, Origin("argument", f"{name}="))
-        for name, value in values.items()
-    }
+            advice = INSTEAD.get("--" + given.replace("_", "-"))
+            hint = f"; {advice}" if advice else _nearest(name, operator.attrgetter("name"))
+            raise ConfigurationError(f"run() has no argument {given!r}{hint}")
+        declaration = SETTINGS[name]
+        if value is None and not declaration.optional:
+            continue  # as uvicorn has it: nothing is said
+        plain = _plain(declaration, value)
+        layer[name] = _give(declaration, plain, Origin("argument", f"{given}="))
+    return layer
+
+
+_UVICORN = {
+    "limit_max_requests": "max_requests",
+    "limit_max_requests_jitter": "max_requests_jitter",
+    "headers": "header",
+    "reload_dirs": "reload_dir",
+    "reload_excludes": "reload_exclude",
+    "reload_includes": "reload_include",
+}
+"""Arguments of ``uvicorn.run()`` that have another name here."""
+
+
+def _plain(declaration: Declaration, value: object) -> object:
+    """Return a value as a settings file could hold it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        words = [": ".join(map(str, each)) if isinstance(each, tuple) else each for each in value]
+        plain = [os.fspath(word) if isinstance(word, os.PathLike) else word for word in words]
+        return plain if declaration.many else declaration.facts.separator.join(plain)
+    if declaration.name == "log_level" and isinstance(value, int):
+        # One of the numbers of logging; what is between them belongs to the louder one.
+        return next((word for word, number in _LEVELS if value >= number), "debug")
+    return value
+
+
+_LEVELS = (("critical", 50), ("error", 40), ("warning", 30), ("info", 20))
 
 
 def from_environment(

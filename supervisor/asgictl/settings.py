@@ -273,6 +273,7 @@ class Settings(WorkerSettings):
         group=_WORKERS,
         unit="seconds",
         minimum=0,
+        flags=("--workers-lifetime",),
     )
     max_memory: int = setting(
         0,
@@ -356,7 +357,7 @@ class Settings(WorkerSettings):
         None,
         "Write the supervisor's process id to this file.",
         group=_PROCESS,
-        flags=("-p",),
+        flags=("-p", "--pid-file"),
         metavar="FILE",
     )
     control: str = setting(
@@ -373,7 +374,11 @@ class Settings(WorkerSettings):
         metavar="NAME",
     )
     chdir: str | None = setting(
-        None, "Change to this directory before anything else.", group=_PROCESS, metavar="DIRECTORY"
+        None,
+        "Change to this directory before anything else.",
+        group=_PROCESS,
+        flags=("--working-dir",),
+        metavar="DIRECTORY",
     )
     user: str | None = setting(
         None, "Run workers as this user (name or number).", group=_PROCESS, flags=("-u",)
@@ -394,6 +399,7 @@ class Settings(WorkerSettings):
         "Set variables from this file, unless the environment has them already (repeat for more).",
         group=_PROCESS,
         metavar="FILE",
+        flags=("--env-files",),
     )
 
     def __post_init__(self) -> None:
@@ -444,10 +450,17 @@ WHERE: Mapping[str, str] = {
 WHERE_TWICE = "both say where to listen"
 
 
+_HTTP_2 = "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/2"
+_METRICS = "let a collector read the metrics of the supervisor, which adds up those of all workers"
+_NO_TASKS = "run a task queue beside it"
+_STATIC = "let the application, or a proxy in front, serve files"
+_STRICT = "leave it out: what two parsers could read in two ways is refused"
+_SYSLOG = "log lines go to standard error, which systemd and containers collect; see --log-config"
+
 INSTEAD: Mapping[str, str] = {
     # uvicorn
     "--h11-max-incomplete-event-size": "see --limit-request-line and --limit-request-field-size",
-    "--http2": "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/2",
+    "--http2": _HTTP_2,
     "--ssl-version": "see --ssl-min-version",
     "--timeout-worker-healthcheck": "see --timeout for a worker that hangs and --timeout-boot for one that starts",
     # gunicorn
@@ -483,7 +496,89 @@ INSTEAD: Mapping[str, str] = {
     "--threads": "a worker runs one event loop; see --workers",
     "--worker-connections": "see --limit-concurrency",
     "--worker-tmp-dir": "leave it out: the heartbeat is no file",
+    "--casefold-http-method": _STRICT,
+    "--control-socket": "see --control",
+    "--control-socket-mode": "leave it out: only its user and root are served there",
+    "--dirty-app": _NO_TASKS,
+    "--dirty-graceful-timeout": _NO_TASKS,
+    "--dirty-threads": _NO_TASKS,
+    "--dirty-timeout": _NO_TASKS,
+    "--dirty-workers": _NO_TASKS,
+    "--disable-redirect-access-to-syslog": _SYSLOG,
+    "--dogstatsd-tags": _METRICS,
+    "--enable-backlog-metric": "`asgictl listeners` shows the queues",
+    "--forwarder-headers": "headers reach the application as they came",
+    "--header-map": "headers with _ in their names reach the application as they came",
+    "--http-protocols": _HTTP_2,
+    "--http2-cleartext": _HTTP_2,
+    "--http2-initial-window-size": _HTTP_2,
+    "--http2-max-concurrent-streams": _HTTP_2,
+    "--http2-max-frame-size": _HTTP_2,
+    "--http2-max-header-list-size": _HTTP_2,
+    "--log-syslog": _SYSLOG,
+    "--log-syslog-facility": _SYSLOG,
+    "--log-syslog-prefix": _SYSLOG,
+    "--log-syslog-to": _SYSLOG,
+    "-n": "processes are named after the application",
+    "--name": "processes are named after the application",
+    "--no-control-socket": "see --control none",
+    "--paste": "name the application as module:attribute",
+    "--paster": "name the application as module:attribute",
+    "--paste-global": "name the application as module:attribute",
+    "--permit-obsolete-folding": _STRICT,
+    "--permit-unconventional-http-method": _STRICT,
+    "--permit-unconventional-http-version": _STRICT,
+    "--protocol": "HTTP is spoken; let the proxy in front speak it too",
+    "--spew": "`asgictl worker N stack` shows where a worker is",
+    "--statsd-host": _METRICS,
+    "--statsd-prefix": _METRICS,
+    "--strip-header-spaces": _STRICT,
+    "--uwsgi-allow-from": "HTTP is spoken; let the proxy in front speak it too",
     # granian, hypercorn
+    "--backpressure": "see --limit-concurrency",
+    "--blocking-threads": "threads are the application's own; see --workers",
+    "--blocking-threads-idle-timeout": "threads are the application's own; see --workers",
+    "--debug": "see --log-level debug, and --reload for tracebacks in the browser",
+    "--error-log": "log lines go to standard error; see --log-config",
+    "--http1-buffer-size": "see --limit-request-line and --limit-request-field-size",
+    "--http1-header-read-timeout": "see --timeout-request-header, in seconds",
+    "--http1-keep-alive": "it is on; see --timeout-keep-alive",
+    "--http1-pipeline-flush": "leave it out",
+    "--http2-adaptive-window": _HTTP_2,
+    "--http2-initial-connection-window-size": _HTTP_2,
+    "--http2-initial-stream-window-size": _HTTP_2,
+    "--http2-keep-alive-interval": _HTTP_2,
+    "--http2-keep-alive-timeout": _HTTP_2,
+    "--http2-max-headers-size": _HTTP_2,
+    "--http2-max-send-buffer-size": _HTTP_2,
+    "--log": "it is on; see --log-level",
+    "--metrics": _METRICS,
+    "--metrics-address": _METRICS,
+    "--metrics-port": _METRICS,
+    "--metrics-scrape-interval": _METRICS,
+    "--no-http1-keep-alive": "see --timeout-keep-alive 0",
+    "--no-log": "see --log-level critical and --no-access-log",
+    "--no-ws": "see --ws none",
+    "--process-name": "processes are named after the application",
+    "--read-timeout": "see --timeout-request-header and --timeout-keep-alive",
+    "--reload-ignore-worker-failure": "leave it out: what does not boot is shown until the next save",
+    "--respawn-interval": "leave it out: a worker that dies is replaced at once, or later the more often it dies",
+    "--rss-sample-interval": "leave it out; see --max-memory",
+    "--rss-samples": "leave it out; see --max-memory",
+    "--runtime-blocking-threads": "a worker runs one event loop; see --workers",
+    "--runtime-mode": "a worker runs one event loop; see --workers",
+    "--server-name": "let the application, or a proxy in front, refuse foreign host names",
+    "--ssl-client-verify": "see --ssl-cert-reqs required",
+    "--ssl-crl": "see --ssl-context-factory",
+    "--ssl-protocol-min": "see --ssl-min-version",
+    "--static-path-dir-to-file": _STATIC,
+    "--static-path-expires": _STATIC,
+    "--static-path-mount": _STATIC,
+    "--static-path-route": _STATIC,
+    "--task-impl": "leave it out",
+    "--verify-mode": "see --ssl-cert-reqs",
+    "--workers-kill-timeout": "see --timeout-graceful-shutdown and --timeout-reload-drain",
+    "--workers-max-rss": "see --max-memory, such as 512M",
     "--access-log-fmt": "see --access-log-format, which has gunicorn's atoms",
     "--insecure-bind": "see --bind",
     "--quic-bind": "HTTP/1.1 and WebSocket are spoken; let a proxy in front speak HTTP/3",

@@ -22,14 +22,14 @@ async def app(scope, receive, send):
 """
 
 
-def program(tmp_path, text):
+def program(tmp_path, text, how=("program.py",)):
     path = tmp_path / "program.py"
     path.write_text(textwrap.dedent(text) + APPLICATION)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ASGICTL_")
     }
     return subprocess.Popen(
-        [sys.executable, str(path)],
+        [sys.executable, *how],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
@@ -95,6 +95,29 @@ def test_run_serves_until_it_is_asked_to_stop(tmp_path):
         server.send_signal(signal.SIGTERM)
         out, err = server.communicate(timeout=20)
     assert (server.returncode, out) == (0, "stopped\n"), err
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("how", [("program.py",), ("-m", "program")])
+def test_run_takes_an_object_that_the_program_has_by_its_name_there(tmp_path, how):
+    server = program(
+        tmp_path,
+        f"""
+        import asgictl
+        async def application(scope, receive, send):
+            assert scope["type"] == "http"
+        if __name__ == "__main__":
+            asgictl.run(application, uds={str(tmp_path / "socket")!r}, workers=None, reload=False)
+        """,
+        how,
+    )
+    with stopped_at_the_end(server):
+        lines = iter(server.stderr)
+        assert any("program:application listens" in line for line in lines)
+        assert any("ready" in line for line in lines)
+        server.send_signal(signal.SIGTERM)
+        _, err = server.communicate(timeout=20)
+    assert server.returncode == 0, err
 
 
 @pytest.mark.system

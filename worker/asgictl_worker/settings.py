@@ -383,6 +383,7 @@ class WorkerSettings:
         "The path under which a proxy in front mounts the application.",
         group=_APPLICATION,
         metavar="PATH",
+        flags=("--url-path-prefix",),
     )
     reset_contextvars: bool = setting(
         False,
@@ -540,6 +541,7 @@ class WorkerSettings:
         group=_WEBSOCKET,
         unit="seconds",
         minimum=0,
+        flags=("--websocket-ping-interval",),
     )
     ws_ping_timeout: float | None = setting(
         20.0,
@@ -557,7 +559,7 @@ class WorkerSettings:
         "Speak TLS on every listener, with the certificate in this PEM file (and after it those that lead to its "
         "authority).",
         group=_TLS,
-        flags=("--certfile",),
+        flags=("--certfile", "--ssl-certificate"),
         metavar="FILE",
     )
     ssl_keyfile: str | None = setting(
@@ -573,13 +575,14 @@ class WorkerSettings:
         group=_TLS,
         metavar="TEXT",
         secret=True,
+        flags=("--keyfile-password",),
     )
     ssl_ca_certs: str | None = setting(
         None,
         "Accept client certificates that these authorities have issued: a PEM file, or a directory as "
         "`openssl rehash` makes it.",
         group=_TLS,
-        flags=("--ca-certs",),
+        flags=("--ca-certs", "--ssl-ca"),
         metavar="PATH",
     )
     ssl_cert_reqs: Literal["none", "optional", "required"] | int = setting(
