@@ -22,12 +22,15 @@ from tests.conformance.http1.case import (
 from tests.conformance.http1.cases import CASES
 from tests.kit import PATIENCE
 
+PATIENT = ("--timeout-keep-alive", "60", "--timeout-request-header", "60")
+"""A busy machine may keep clients from sending what they have."""
+
 
 @pytest.fixture(scope="module", params=servers.OWN, ids=lambda peer: peer.name)
 def observed(request: pytest.FixtureRequest) -> dict[str, Observed]:
     """What asgictl did in each case, with one of its parsers."""
     peer: servers.Peer = request.param
-    with servers.serving(peer, servers.find(peer.program, None)) as port:
+    with servers.serving(peer, servers.find(peer.program, None), *PATIENT) as port:
         return asyncio.run(client.run(port, CASES, patience=PATIENCE))
 
 

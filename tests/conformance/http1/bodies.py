@@ -182,6 +182,20 @@ LENGTHS = [
         own=OWN,
     ),
     must(
+        "length.named-by-connection",
+        "RFC 9110, section 7.6.1: Connection does not change the framing",
+        post(b"Connection: close, Content-Length", b"Content-Length: 3", body=b"abc"),
+        answered(saw={"body": "abc"}, then=Then.CLOSED),
+        refused(400),
+    ),
+    must(
+        "length.beside-upgrade",
+        "RFC 9110, section 7.8: without a 101 the request is what it is",
+        post(b"Connection: upgrade", b"Upgrade: h2c", b"Content-Length: 3", body=b"abc"),
+        saw(body="abc"),
+        REFUSED,
+    ),
+    must(
         "length.body-too-short",
         "RFC 9112, section 8: an incomplete request is not taken as complete",
         [length(b"10"), HalfClose()],
@@ -319,6 +333,48 @@ CODINGS = [
         ),
         FATAL,
         answered(saw={"body": ""}, then=Then.CLOSED),
+        own=FATAL,
+    ),
+    *(
+        must(
+            f"coding.{name}",
+            "RFC 9112, section 6.3: without chunked as the last coding, 400 and the end",
+            post(*lines, body=b"3\r\nabc\r\n" + LAST),
+            refused(400, 501),
+            own=FATAL,
+        )
+        for name, lines in {
+            "unknown-in-second-line": (b"Transfer-Encoding: chunked", b"Transfer-Encoding: cow"),
+            "unknown-in-list": (b"Transfer-Encoding: chunked, cow",),
+        }.items()
+    ),
+    should(
+        "coding.unknown-in-first-line",
+        "RFC 9112, section 6.1: an unknown coding gets 501",
+        post(b"Transfer-Encoding: cow", b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n" + LAST),
+        refused(400, 501),
+        own=FATAL,
+    ),
+    must(
+        "coding.behind-space",
+        "RFC 9112, section 5.2: refused, or part of the line before",
+        post(b"Content-Length: 3", b"X: y", b" Transfer-Encoding: chunked", body=b"abc"),
+        REFUSED,
+        saw(body="abc"),
+        own=FATAL,
+    ),
+    must(
+        "coding.behind-nul",
+        "RFC 9110, section 5.5",
+        post(b"Content-Length: 3", b"X: y\x00\r\nTransfer-Encoding: chunked", body=b"abc"),
+        REFUSED,
+        own=FATAL,
+    ),
+    must(
+        "coding.without-colon",
+        "RFC 9112, section 5",
+        post(b"Content-Length: 3", b"Transfer-Encoding chunked", body=b"abc"),
+        REFUSED,
         own=FATAL,
     ),
     must(

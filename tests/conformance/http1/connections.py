@@ -1,6 +1,6 @@
 """Connections: kept, pipelined, upgraded, half closed, broken, and told to the application."""
 
-from tests.conformance.http1.bodies import chunks, length, post
+from tests.conformance.http1.bodies import BROKEN, chunks, length, post
 from tests.conformance.http1.case import (
     DROPPED,
     REFUSALS,
@@ -231,6 +231,51 @@ PIPELINES = [
         several(ok(b"early"), then=Then.CLOSED),
     ),
     must(
+        "pipeline.unread-body-like-request",
+        "RFC 9112, section 11.2: what stands in a body is never served as a request",
+        [
+            post(b"Content-Length: 50").replace(b"/ ", b"/early ", 1)
+            + get(b"/mark?in-unread-body").ljust(50, b"x"),
+            AwaitAnswer(),
+            Reset(),
+            get(b"/report-now?in-unread-body"),
+        ],
+        several(ok(b"early"), Answer(status=(200,), saw={"report": None})),
+    ),
+    must(
+        "pipeline.head-with-body",
+        "RFC 9112, section 6.3: a HEAD may have a body, too",
+        length(b"3").replace(b"POST", b"HEAD") + get(b"/hello"),
+        several(Answer(status=(200,), body=b""), ok(b"hello")),
+        several(Answer(status=(200,), body=b""), then=Then.CLOSED),
+        heads=(0,),
+    ),
+    must(
+        "pipeline.refused-body-like-request",
+        "RFC 9112, section 11.2: what follows a refusal is not a request",
+        [
+            post(b"Content-Length: 50", b"Content-Length: 51")
+            + get(b"/mark?in-refused-body").ljust(50, b"x"),
+            AwaitAnswer(),
+            Reset(),
+            get(b"/report-now?in-refused-body"),
+        ],
+        several(Answer(status=REFUSALS), Answer(status=(200,), saw={"report": None})),
+    ),
+    must(
+        "pipeline.behind-refused-upgrade",
+        "RFC 9112, section 9.3.2",
+        get(
+            b"/hello",
+            b"Connection: Upgrade",
+            b"Upgrade: websocket",
+            b"Sec-WebSocket-Version: 13",
+        )
+        + get(b"/hello"),
+        several(Answer(status=REFUSALS), ok(b"hello")),
+        several(Answer(status=REFUSALS), then=Then.CLOSED),
+    ),
+    must(
         "pipeline.close-first",
         "RFC 9112, section 9.6: nothing behind close is processed",
         [
@@ -345,7 +390,7 @@ CLOSING = [
         "close.refusal-before-chunks",
         "RFC 9112, section 9.6: what is still sent does not cost the client the answer",
         [chunks(b"xyz\r\n"), Unread(b"x" * 600_000)],
-        refused(),
+        BROKEN,
     ),
     should(
         "close.answer-after-first-part",

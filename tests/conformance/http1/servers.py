@@ -100,15 +100,21 @@ def version(program: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(peer: Peer, program: str) -> Iterator[int]:
-    """Serve the application of the cases in one process; give the port."""
+def serving(peer: Peer, program: str, *more: str) -> Iterator[int]:
+    """Serve the application of the cases in one process; give the port.
+
+    Args:
+        peer: how it is started.
+        program: the path of its command.
+        more: arguments beside those of the peer.
+    """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         shutil.copy(APPLICATION, directory / "app.py")
         port = _free_port()
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                [program, *(each.format(port=port) for each in peer.arguments)],
+                [program, *(each.format(port=port) for each in peer.arguments), *more],
                 cwd=directory,
                 env=clean_environment(directory),
                 stdin=subprocess.DEVNULL,
