@@ -283,7 +283,6 @@ def test_nginx_passes_everything_on_whether_it_buffers_or_not(
             told = client.post("/", content=iter([b"part"] * 1000)).json()
             assert told["body"] == "part" * 1000
             assert ("transfer-encoding" in told["names"]) is (buffering == "off")
-            assert client.post("/early", content=b"x" * 100_000).text == "early"
             assert client.get("/large").content == b"x" * 64 * 65536
             assert client.get("/stream").text == "one two three"
             assert client.get("/stream-length").text == "one two three"
@@ -293,6 +292,12 @@ def test_nginx_passes_everything_on_whether_it_buffers_or_not(
             assert client.get("/mistake/raise-before").status_code == 500
             with pytest.raises(httpx.RemoteProtocolError):
                 client.get("/mistake/raise-in-length")
+    # nginx may close a connection on which an answer came before the whole request, and not say so.
+    for _ in range(3):
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(front)), timeout=PATIENCE
+        ) as client:
+            assert client.post("http://front/early", content=b"x" * 100_000).text == "early"
     server.stop()
 
 
