@@ -19,6 +19,7 @@ from asgictl_worker import acceptor
 from asgictl_worker.acceptor import BATCH, BATCH_ALONE, Acceptor
 from asgictl_worker.application import adapt
 from asgictl_worker.lifespan import StartupFailed
+from asgictl_worker.proxy_protocol import Told
 from asgictl_worker.server import Server
 from asgictl_worker.settings import WorkerSettings
 
@@ -558,7 +559,7 @@ class Echo(asyncio.Protocol):
 def accepting(listener: Any, allowance: Callable[[], int] | None = None) -> Any:
     made: list[Echo] = []
     kind = type("Connection", (Echo,), {"made": made})
-    each = Acceptor(asyncio.get_running_loop(), [listener], kind, allowance)
+    each = Acceptor(asyncio.get_running_loop(), [listener], lambda ends: kind(), allowance)
     try:
         yield each, made
     finally:
@@ -742,3 +743,46 @@ async def test_real_exhaustion_ends_when_descriptors_are_back(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await until(lambda: made)
+
+
+@pytest.mark.parametrize("bound", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+async def test_both_ends_of_a_connection_are_known_when_it_is_made(bound):
+    family = socket.AF_INET6 if ":" in bound else socket.AF_INET
+    with (
+        socket.create_server((bound, 0), family=family) as listener,
+        contextlib.ExitStack() as made,
+    ):
+        told: list[Told] = []
+
+        def make(ends: Told) -> asyncio.Protocol:
+            told.append(ends)
+            return asyncio.Protocol()
+
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], make)
+        made.callback(acceptor.stop)
+        acceptor.start()
+        host = "::1" if ":" in bound else "127.0.0.1"
+        client = made.enter_context(socket.socket(family))
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, (host, listener.getsockname()[1]))
+        await until(lambda: told)
+        assert told == [Told(client.getsockname()[:2], (host, listener.getsockname()[1]))]
+
+
+async def test_a_unix_listener_is_known_by_its_path(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        listener.listen()
+        told: list[Told] = []
+
+        def make(ends: Told) -> asyncio.Protocol:
+            told.append(ends)
+            return asyncio.Protocol()
+
+        acceptor = Acceptor(asyncio.get_running_loop(), [listener], make)
+        acceptor.start()
+        client.connect(path)
+        await until(lambda: told)
+        acceptor.stop()
+        assert told == [Told(None, (path, None))]

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from asgictl_worker.introductions import Introductions
-from asgictl_worker.proxy_protocol import Told
+from asgictl_worker.proxy_protocol import Told, ends
 from asgictl_worker.tls import TLS
 
 logger = logging.getLogger("asgictl.worker")
@@ -49,6 +49,9 @@ stuck."""
 COMPLAIN_EVERY = 60.0
 """Seconds between two log lines about exhausted resources."""
 
+_WILDCARDS = {"0.0.0.0", "::"}
+"""Addresses of listeners whose connections have addresses of their own."""
+
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # accept(2): errors of the new connection, not of the listener.
 _GONE_ALREADY = {
@@ -74,6 +77,7 @@ class Acceptor:
     """
 
     __slots__ = (
+        "_addresses",
         "_allowance",
         "_complain_at",
         "_held_first",
@@ -103,8 +107,8 @@ class Acceptor:
         Args:
             loop: the running loop.
             listeners: sockets that listen already.
-            make_protocol: makes the protocol of one connection; called with what the proxy
-                told, if it did.
+            make_protocol: makes the protocol of one connection; called with what is known of
+                its two ends, by the kernel or from a proxy.
             allowance: says how many connections to take now; with zero, they are left to the
                 other workers for a moment, and None says that there are no others. Asked
                 whenever there are some, so it must be cheap.
@@ -122,8 +126,12 @@ class Acceptor:
         self.pending: set[socket.socket] = set()
         self._resume: asyncio.TimerHandle | None = None
         self._complain_at = 0.0
+        self._addresses: dict[socket.socket, Any] = {}
         for listener in listeners:
             listener.setblocking(False)
+            address = listener.getsockname()
+            is_wildcard = not isinstance(address, str) and address[0] in _WILDCARDS
+            self._addresses[listener] = None if is_wildcard else address
             if listener.family != socket.AF_UNIX:
                 # Connections inherit it from their listener.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -203,7 +211,7 @@ class Acceptor:
     def _accept(self, listener: socket.socket) -> bool:
         """Accept one connection; return whether there may be more."""
         try:
-            connection, _ = listener.accept()
+            connection, address = listener.accept()
         except BlockingIOError:
             return False
         except OSError as error:
@@ -214,7 +222,9 @@ class Acceptor:
             return False
         self.pending.add(connection)
         if self._introductions is None:
-            self._set_up(connection, self._make)
+            # hot: both are known here, and the transport would ask the kernel for them again
+            server = self._addresses[listener] or connection.getsockname()
+            self._set_up(connection, partial(self._make, ends(address, server)))
         else:
             self._introductions.hear(connection, self._introduced)
         return True

@@ -40,7 +40,7 @@ from asgictl_worker.http.framing import ENDED, Parser
 from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.request import BadRequest, Request
-from asgictl_worker.proxy_protocol import Told
+from asgictl_worker.proxy_protocol import Told, ends
 from asgictl_worker.service import Service
 from asgictl_worker.stall import LOOK, Stall
 from asgictl_worker.timers import INTERVAL, NEVER
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
 
         Args:
             service: what it shares with the others.
-            told: what the proxy said about its client before the first byte, if it did.
+            told: its two ends, where they are known before it is made.
         """
         self.service = service
         self._told = told
@@ -184,16 +184,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for a request."""
         self.transport = cast("asyncio.Transport", transport)
-        self.client = _client_address(transport.get_extra_info("peername"))
-        self.server = _server_address(transport.get_extra_info("sockname"))
         told = self._told
-        if told is not None:
-            self.client, self.server = told.client, told.server
+        if told is None:
+            told = ends(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+        self.client, self.server, is_secure = told
         self.peer = self._own_peer = _in_words(self.client)
         ssl_object = transport.get_extra_info("ssl_object")
         self._tls = None if ssl_object is None else tls_scope.describe(ssl_object)
-        is_secure = ssl_object is not None or (told is not None and told.tls)
-        self.scheme = "https" if is_secure else "http"
+        self.scheme = "https" if is_secure or ssl_object is not None else "http"
         self._half_closable = ssl_object is None
         service = self.service
         service.connections.add(self)
@@ -666,16 +664,6 @@ class Connection(asyncio.Protocol):
         self._state = _CLOSED
         self._parser.stop()
         self.transport.abort()
-
-
-def _client_address(peername: Any) -> tuple[str, int] | None:
-    return (peername[0], peername[1]) if isinstance(peername, tuple) else None
-
-
-def _server_address(sockname: Any) -> tuple[str, int | None] | None:
-    if isinstance(sockname, tuple):
-        return sockname[0], sockname[1]
-    return (sockname, None) if isinstance(sockname, str) and sockname else None
 
 
 def _in_words(client: tuple[str, int] | None) -> str:

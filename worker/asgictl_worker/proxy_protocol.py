@@ -12,7 +12,7 @@ and 2.2 (version 2).
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_LINE = 107
 """Bytes of the longest header of version 1, line end included."""
@@ -48,6 +48,19 @@ class Told(NamedTuple):
     client: tuple[str, int] | None
     server: tuple[str, int | None] | None
     tls: bool = False
+
+
+def ends(peername: Any, sockname: Any) -> Told:
+    """Return what the kernel says of the ends of a connection.
+
+    Args:
+        peername: of the client, as in the module ``socket``.
+        sockname: of our side, likewise.
+    """
+    client = (peername[0], peername[1]) if isinstance(peername, tuple) else None
+    if isinstance(sockname, tuple):
+        return Told(client, (sockname[0], sockname[1]))
+    return Told(client, (sockname, None) if isinstance(sockname, str) and sockname else None)
 
 
 class Header:

@@ -137,7 +137,10 @@ class Writer:
             self._left = self._known_length
         else:
             line = STATUS_LINES.get(status) or _status_line(status)
-            fields = self._defaults.fields(headers, status)
+            fields = self._defaults.last
+            # hot: the first response of a connection is often that of another one
+            if headers != fields.headers or status == 204:
+                fields = self._defaults.fields(headers, status)
             self._head = line + (date if fields.date else b"") + fields.lines
             self._left = fields.length
             self.headers = fields.headers
@@ -284,9 +287,10 @@ class DefaultFields:
 
     Attributes:
         has_date: whether responses have a Date header.
+        last: the last plain headers of any response.
     """
 
-    __slots__ = ("_others", "_server", "has_date")
+    __slots__ = ("_others", "_server", "has_date", "last")
 
     def __init__(self, settings: WorkerSettings) -> None:
         fields = [parse_header(text) for text in settings.header]
@@ -296,6 +300,7 @@ class DefaultFields:
         if settings.server_header and b"server" not in names:
             self._server = b"server: asgictl\r\n"
         self._others = b"".join(b"%b: %b\r\n" % field for field in fields)
+        self.last = self.fields([], 200)
 
     def fields(self, headers: Iterable[tuple[bytes, bytes]], status: int) -> "Fields":
         """Return the checked headers of a response.
@@ -346,7 +351,10 @@ class DefaultFields:
         count = len(kept)
         if lines.count(b"\n") != count or lines.count(b"\r") != count or lines.find(0) >= 0:
             raise _invalid_headers(headers)
-        return Fields(kept, server + self._others + lines, length, has_date, close, are_plain)
+        fields = Fields(kept, server + self._others + lines, length, has_date, close, are_plain)
+        if are_plain:
+            self.last = fields
+        return fields
 
 
 class Fields(NamedTuple):
