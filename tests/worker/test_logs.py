@@ -397,6 +397,19 @@ def test_a_handler_for_files_that_does_not_wait(redirection: str, tmp_path: Path
         assert json.loads(text.split("\n", 1)[0])["message"] == "x" * 1000
 
 
+def test_a_file_for_another_server_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "log.json").write_text(json.dumps(CONFIG).replace('"asgictl"', '"uvicorn"'))
+    code = (
+        "import logging; from asgictl_worker import logs, settings;"
+        "[logs.configure(settings.WorkerSettings(log_config='log.json')) for _ in range(3)]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    [line] = done.stderr.splitlines()
+    assert "log_config 'log.json' gives neither the logger asgictl nor the root logger" in line
+
+
 # -- Rotation
 
 

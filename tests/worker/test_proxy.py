@@ -1,6 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from tests.worker.http.wire import Peer
+from tests.worker.waiting import until
 
 from asgictl_worker.errors import ConfigurationError
 from asgictl_worker.proxy import NotAPeer, ProxyTrust
@@ -363,3 +366,36 @@ def test_no_header_breaks_the_walk(for_, proto, host, rfc7239, everybody):
         assert 0 <= port <= 65535
         assert scheme in ("http", "https")
         assert all(value.isascii() for name, value in headers if name == b"host")
+
+
+# -- In requests
+
+
+@pytest.mark.parametrize(
+    ("take_host", "url"),
+    [(True, "https://example.org:8443/a?b"), (False, "https://inner/a?b")],
+)
+async def test_frameworks_build_urls_from_what_is_believed(take_host, url):
+    scopes = []
+
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    peer = Peer(app)
+    peer.service.proxy_trust = ProxyTrust("10.0.0.7", take_host=take_host)
+    lines = (
+        b"GET /a?b HTTP/1.1",
+        b"Host: inner",
+        b"X-Forwarded-Proto: https",
+        b"X-Forwarded-Host: example.org",
+        b"X-Forwarded-Port: 8443",
+    )
+    data = b"\r\n".join(lines) + b"\r\n\r\n"
+    peer.send(data + data)
+    await until(lambda: len(scopes) == 2)
+    for scope in scopes:
+        assert str(Request(scope).url) == url
+        assert sum(name == b"host" for name, _ in scope["headers"]) == 1
+        assert scope["server"] == (("example.org", 8443) if take_host else ("10.0.0.1", 8000))

@@ -279,6 +279,11 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "casefold_http_method": "methods are case-sensitive",
     "asgi_disconnect_grace_period": "the application is told by http.disconnect and not cancelled",
     "http_parser": "set ASGICTL_HTTP",
+    "pre_request": "put a middleware around the application",
+    "post_request": "put a middleware around the application",
+    "header_map": "headers are passed on as they came, underscores included",
+    "forwarder_headers": "headers are passed on as they came",
+    "ssl_version": "set ASGICTL_SSL_MIN_VERSION",
 }
 """Gunicorn's options that nothing is done about, and what to do instead."""
 

@@ -103,7 +103,6 @@ class IdentifiedConnection(Connection):
     def __init__(self, ids: RequestIds, service: Service, told: Told | None = None) -> None:
         self._ids = ids
         super().__init__(service, told)
-        self._begin(ids.make())
 
     def request_received(self, request: Request, body: bytes = b"") -> None:
         """See ``Connection``."""

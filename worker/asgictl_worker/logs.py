@@ -291,6 +291,23 @@ def _use_file(path: str) -> None:
         reasons = [error, error.__cause__ or error]
         problem = ": ".join(dict.fromkeys(str(reason) or repr(reason) for reason in reasons))
         raise LogConfigError(path, problem) from None
+    _see_that_we_are_heard(path)
+
+
+def _see_that_we_are_heard(path: str) -> None:
+    """Warn, once and not in every worker, of a file that was written for another server."""
+    ours = logging.getLogger("asgictl")
+    if path not in _unheard and not ours.hasHandlers():
+        _unheard.add(path)
+        # Python itself prints warnings that nobody handles.
+        ours.warning(
+            "log_config %r gives neither the logger asgictl nor the root logger a handler: only "
+            "warnings are shown, and no access lines",
+            path,
+        )
+
+
+_unheard: set[str] = set()
 
 
 def _read_yaml(text: str) -> Any:
