@@ -980,6 +980,35 @@ async def test_a_client_that_does_not_read_holds_back_the_application(serve):
     await until(lambda: not service.tasks)
 
 
+@pytest.mark.parametrize("before", ["half closed", "paused"])
+async def test_a_reset_is_noticed_while_nothing_is_read(before, serve):
+    messages = []
+    go = asyncio.Event()
+
+    async def app(scope, receive, send):
+        messages.append(None)
+        await go.wait()
+        messages.append(await receive())
+
+    address, service = await serve(app)
+    with socket.create_connection(address) as client:
+        if before == "half closed":
+            client.sendall(GET)
+            await until(lambda: messages)
+            client.shutdown(socket.SHUT_WR)
+            await until(lambda: any(each._eof for each in service.connections))
+        else:
+            client.sendall(POST.replace(b"10", b"500000"))
+            await asyncio.get_running_loop().run_in_executor(None, client.sendall, bytes(300_000))
+            await until(lambda: any(each.reading_paused for each in service.connections))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await until(lambda: not service.connections)
+    assert service.tasks
+    go.set()
+    await until(lambda: not service.tasks)
+    assert messages[1] == {"type": "http.disconnect"}
+
+
 async def test_a_client_that_resets_is_forgotten(serve):
     address, service = await serve(never)
     with socket.create_connection(address) as client:

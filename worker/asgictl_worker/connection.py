@@ -226,6 +226,7 @@ class Connection(asyncio.Protocol):
             return False
         if self._cycle is not None:
             self._cycle.half_closed()
+            self.deadline = min(self.deadline, self.service.ticker.now + LOOK)
             return True
         # Requests that wait for their turn are answered, too.
         return self._parser.state == ENDED and bool(self._parser.buffer)
@@ -510,6 +511,12 @@ class Connection(asyncio.Protocol):
                 self._abort()
                 return
             deadline = min(deadline, now + LOOK)
+        if self.reading_paused or self._eof:
+            if self._poll(0):
+                # A reset, of which nobody tells us while we do not read.
+                self._abort()
+                return
+            deadline = min(deadline, now + LOOK)
         is_over = self._parser.state in (ENDED, framing.FAILED)
         if not (is_over or self.reading_paused or cycle.owes_continue):
             patience = (self.service.settings.timeout_request_body or NEVER) + INTERVAL
@@ -632,6 +639,7 @@ class Connection(asyncio.Protocol):
         # After the client's end there is nothing to pause, and to resume would repeat the end.
         if not (self.reading_paused or self._eof):
             self.reading_paused = True
+            self.deadline = min(self.deadline, self.service.ticker.now + LOOK)
             self.transport.pause_reading()
 
     def _close(self) -> None:
@@ -651,12 +659,19 @@ class Connection(asyncio.Protocol):
         connections never will. What is not sent yet stands in the way of new bytes, so if
         the socket takes some, all is sent.
         """
-        poller = select.poll()
-        poller.register(self.transport.get_extra_info("socket"), select.POLLOUT)
-        if poller.poll(0) or self._is_stuck(now):
+        if self._poll(select.POLLOUT) or self._is_stuck(now):
             self._abort()
         else:
             self.deadline = now + FAREWELL
+
+    def _poll(self, events: int) -> bool:
+        """Whether one of these has happened to the socket, or its connection has ended."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is None or connection.fileno() < 0:
+            return False
+        poller = select.poll()
+        poller.register(connection, events)
+        return bool(poller.poll(0))
 
     def _abort(self) -> None:
         """Close at once."""

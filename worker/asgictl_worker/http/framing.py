@@ -148,7 +148,7 @@ class Parser(ABC):
     def forget(self) -> None:
         """Let go of what would make a repeated request cheaper."""
         self.known_head = self._known_fields = b""
-        self.known_request = _NO_REQUEST
+        self.known_request = self._known_fields_of = _NO_REQUEST
 
     def close(self) -> None:
         """Let go of the sink, which holds this parser.
