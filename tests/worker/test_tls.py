@@ -624,7 +624,7 @@ async def test_a_client_that_closes_in_the_middle_is_gone_for_the_application(
         await until(lambda: heard)
         # There is no half of TLS that stays open: the end of one direction ends both.
         writer.close()
-        await until(lambda: not server.connections)
+        await until(lambda: not server.connections and len(heard) == 2)
         assert heard == ["request", "http.disconnect"]
 
 
