@@ -194,13 +194,14 @@ def render(verdicts: Verdicts) -> str:
     for number, title in SECTIONS.items():
         cells = [_cell(cases, number) for cases in verdicts.values()]
         lines.append(f"| {number} | {title} | " + " | ".join(cells) + " |")
-    total = [
-        f"{sum(verdict in GOOD for verdict in cases.values())} / {len(cases)}"
-        for cases in verdicts.values()
-    ]
-    lines += ["| | **all** | " + " | ".join(total) + " |", ""]
+    total = " | ".join(map(_score, verdicts.values()))
+    lines += [f"| | **all** | {total} |", ""]
     lines += [f"* {line}" for line in failures(verdicts)]
     return "\n".join(lines).rstrip("\n")
+
+
+def _score(cases: Mapping[str, str]) -> str:
+    return f"{sum(verdict in GOOD for verdict in cases.values())} / {len(cases)}"
 
 
 def _cell(cases: Mapping[str, str], section: int) -> str:
@@ -234,6 +235,8 @@ def main() -> int:
         return 0
     for line in failures(verdicts):
         sys.stdout.write(f"{line}\n")
+    for loop, cases in verdicts.items():
+        sys.stdout.write(f"{loop}: {_score(cases)}\n")
     if arguments.write:
         page.write("autobahn", render(verdicts))
     return 1 if failures(verdicts) else 0
