@@ -301,6 +301,7 @@ def test_nginx_passes_everything_on_whether_it_buffers_or_not(
     server.stop()
 
 
+@pytest.mark.timeout(300)
 def test_a_reload_behind_nginx_loses_nothing(
     serve: Serve, project: Project, begin: Begin, tmp_path: Path
 ) -> None:
@@ -310,13 +311,14 @@ def test_a_reload_behind_nginx_loses_nothing(
     with Load(str(front), keep_alive=12, closing=4) as load:
         for version in ("two", "three"):
             project.write(application(version))
-            server.reload()
+            server.reload(within=2 * PATIENCE)
             load.wait_for_answers(200)
     load.assert_nothing_lost()
     assert set(load.tally.by_version) == {"one", "two", "three"}
     server.stop()
 
 
+@pytest.mark.timeout(300)
 def test_a_reload_behind_haproxy_loses_nothing(
     serve: Serve, project: Project, begin: Begin
 ) -> None:
@@ -328,7 +330,7 @@ def test_a_reload_behind_haproxy_loses_nothing(
     with Load(ports["app"], keep_alive=12, closing=4) as load:
         for version in ("two", "three"):
             project.write(application(version))
-            server.reload()
+            server.reload(within=2 * PATIENCE)
             load.wait_for_answers(200)
     load.assert_nothing_lost()
     assert set(load.tally.by_version) == {"one", "two", "three"}
