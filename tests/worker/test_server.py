@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import contextvars
 import errno
 import logging
 import os
@@ -259,6 +260,33 @@ async def test_the_state_reaches_the_requests() -> None:
         await client.get(url(server))
         await client.get(url(server))
     assert seen == ["used", ["own", "shared"], "used", ["own", "shared"]]
+
+
+@pytest.mark.parametrize(("reset", "seen"), [(False, "import"), (True, "unset")])
+async def test_requests_have_the_context_from_before_the_startup(reset: bool, seen: str) -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+    variable.set("import")
+    values: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        values.append(variable.get())
+        if scope["type"] == "lifespan":
+            variable.set("startup")
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            values.append(variable.get())
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await App()(scope, receive, send)
+
+    settings = WorkerSettings(access_log=False, reset_contextvars=reset)
+    async with serving(app, settings) as (server, task), httpx.AsyncClient() as client:
+        await client.get(url(server))
+        await client.aclose()
+        server.stop()
+        await task
+    assert values == ["import", seen, "startup"]
 
 
 async def test_a_startup_that_fails_ends_serve_without_listening() -> None:
