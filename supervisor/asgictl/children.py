@@ -97,7 +97,7 @@ class Children:
             self._watcher.child.reap()
         strangers, self._strangers = self._strangers, []
         for child in strangers:
-            self._bury(child)
+            self.bury(child)
         known = {process.child.pid for process in self.workers.values()}
         known |= {item.child.pid for item in self.templates.values()}
         with contextlib.suppress(ChildProcessError):
@@ -109,7 +109,7 @@ class Children:
                 os.waitpid(found.si_pid, 0)
                 log.debug("buried the orphan pid=%d", found.si_pid)
 
-    def _bury(self, child: kernel.Child) -> None:
+    def bury(self, child: kernel.Child) -> None:
         """Reap a child that nobody waits for any more, now or when it has ended."""
         if child.reap() is None:
             self._strangers.append(child)
@@ -200,7 +200,7 @@ class Children:
         process = self.templates.pop(number)
         self._unwatch(process.channel.fileno())
         process.close()
-        self._bury(process.child)
+        self.bury(process.child)
 
     def _on_template(self, number: int, process: template.TemplateProcess) -> None:
         messages, is_open = process.channel.receive()
@@ -304,7 +304,7 @@ class Children:
             self._preflight = None
             self._unwatch(preflight.fileno())
             preflight.close()
-            self._bury(preflight.child)
+            self.bury(preflight.child)
 
     @property
     def checking(self) -> bool:
@@ -337,7 +337,7 @@ class Children:
         self._check, self._check_deadline = None, inf
         status = check.child.wait(spawn.EXIT_TIMEOUT)
         check.close()
-        self._bury(check.child)
+        self.bury(check.child)
         why = ""
         if status != kernel.ExitStatus(code=0):
             why = "it did not answer in time" if timed_out else check.complaint or str(status)

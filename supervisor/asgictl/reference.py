@@ -199,7 +199,10 @@ setting that may be repeated is a list in the file; in a variable, commas separa
 
 
 if __name__ == "__main__":
-    with open(
-        os.path.join(os.path.dirname(__file__), "..", "..", PAGE), "w", encoding="utf-8"
-    ) as file:
-        file.write(page())
+    from asgictl.operate import metrics
+
+    for name, text in ((PAGE, page()), (metrics.PAGE, metrics.page())):
+        with open(
+            os.path.join(os.path.dirname(__file__), "..", "..", name), "w", encoding="utf-8"
+        ) as file:
+            file.write(text)

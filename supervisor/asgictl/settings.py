@@ -95,6 +95,11 @@ def parse_bind(text: str) -> BindAddress:
     raise ValueError("HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, fd://N or systemd:NAME")
 
 
+def _rule_for_admin_bind(text: str) -> None:
+    if isinstance(parse_bind(text), InheritedDescriptor | SystemdSockets):
+        raise ValueError("HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH")
+
+
 def _rule_for_host(text: str) -> None:
     if not re.fullmatch(r"[^\s/\[\]]*", text):
         raise ValueError(
@@ -372,6 +377,20 @@ class Settings(WorkerSettings):
         "Add the table [profiles.NAME] of the settings file: what stands there wins over the rest of the file.",
         group=_PROCESS,
         metavar="NAME",
+    )
+    admin_bind: str | None = setting(
+        None,
+        "Serve health (/livez, /readyz), /metrics for Prometheus and a page about the fleet here, without a "
+        "password: HOST:PORT, :PORT or unix:PATH. A change needs a restart.",
+        group=_PROCESS,
+        metavar="ADDRESS",
+        rule=_rule_for_admin_bind,
+    )
+    admin_ready_workers: int = setting(
+        1,
+        "/readyz answers 503 while fewer workers than this are ready.",
+        group=_PROCESS,
+        minimum=0,
     )
     chdir: str | None = setting(
         None,

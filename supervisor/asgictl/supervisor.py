@@ -19,7 +19,7 @@ from typing import Any
 import setproctitle
 
 import asgictl
-from asgictl import banner, derive
+from asgictl import admin, banner, derive
 from asgictl.children import Children
 from asgictl.configuration import Configuration, read_env_files, to_show
 from asgictl.core import actions as act
@@ -107,6 +107,7 @@ class Supervisor:
         self._desk = Desk(self)
         self._control_listener: Listener | None = None
         self._control: control.ControlServer | None = None
+        self._admin: admin.Admin | None = None
         self._pending: deque[ev.Event] = deque()
         self._learning = False
         self._children = Children(self._watch, self._unwatch, self._learn, self._heard)
@@ -159,6 +160,7 @@ class Supervisor:
             kernel.adopt_orphans()
             leaving.callback(self._children.close)
             leaving.callback(self._close_control)
+            leaving.callback(self._close_admin)
             if self._left is None:
                 self._begin(settings, leaving)
             else:
@@ -182,6 +184,7 @@ class Supervisor:
         self._generations.bind(self._generations[1])
         leaving.callback(self._keep_generations, set[int]())
         self._open_control(settings)
+        self._open_admin(admin.listen(settings))
         self._lifeline = os.pipe2(os.O_CLOEXEC)
         self._board = board.create()
         self.totals.rows = counters.Rows(self._board)
@@ -245,6 +248,7 @@ class Supervisor:
             self._generations[number] = self._generations.make(
                 item.settings, item.environ, item.listeners, sources=item.sources, file=item.file
             )
+        self._open_admin(taken.admin)
         for number, holder in taken.templates.items():
             self._children.add_template(number, holder)
         for worker, process in taken.workers.items():
@@ -259,6 +263,8 @@ class Supervisor:
         deadline = min(next_deadline(self._state), self._children.deadline, self._manager.due)
         if self._control:
             deadline = min(deadline, self._control.deadline)
+        if self._admin:
+            deadline = min(deadline, self._admin.deadline)
         self._now = kernel.monotonic()
         # Rounded up, since poll() counts milliseconds and an early wake-up would spin.
         timeout = None if deadline == inf else max(0, int((deadline - self._now) * 1000) + 1)
@@ -279,6 +285,8 @@ class Supervisor:
             self._manager.on_time(self._now)
         if self._control and self._now >= self._control.deadline:
             self._control.on_time()
+        if self._admin:
+            self._admin.on_time()
         if self._now >= self._tasks_due:
             # Only when there is something else to wake up for.
             self._tasks_due = self._now + TASKS_INTERVAL
@@ -595,6 +603,7 @@ class Supervisor:
             board=self._board,
             pidfile=self._pidfile,
             control=self._control_listener,
+            admin=self._admin.listener if self._admin else None,
             operate={"totals": self.totals.hand_over(), "log_level": self._log_level},
         )
 
@@ -646,6 +655,22 @@ class Supervisor:
                 self._desk.answer,
                 spare=self._spare,
             )
+
+    def _open_admin(self, listener: Listener | None) -> None:
+        if listener is not None:
+            self._admin = admin.Admin(
+                listener,
+                self._generations[self._state.committed].surroundings,
+                {"status": self._desk.status, "listeners": self.listening},
+                self._watch,
+                self._unwatch,
+                self._children.bury,
+            )
+            log.info("health, metrics and a page about the fleet are on %s", listener.address)
+
+    def _close_admin(self) -> None:
+        if self._admin:
+            self._admin.close()
 
     def _close_control(self) -> None:
         if self._control:

@@ -76,6 +76,7 @@ def some_values(declaration, directory):
         return list(itertools.islice(itertools.cycle(words), 4))
     text = {
         "bind": "127.0.0.1:{}",
+        "admin_bind": "127.0.0.1:900{}",
         "header": "x-n: {}",
         "umask": "02{}",
         "uds_permissions": "60{}",

@@ -15,7 +15,7 @@ from tests.supervisor.core.fleet import serving
 from asgictl import reference
 from asgictl.cli import VERBS
 from asgictl.configuration import SETTINGS, from_file
-from asgictl.operate import desk, status
+from asgictl.operate import desk, metrics, status
 from asgictl.operate.totals import Totals
 from asgictl.settings import Settings
 from asgictl_worker.errors import ExitCode
@@ -51,6 +51,11 @@ def test_every_verb_and_its_options_stand_on_their_page():
     table = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) \| .*\|$", protocol, re.MULTILINE))
     for name, verb in desk.VERBS.items():
         assert all(f"`{argument}`" in table[name] for argument in verb.takes), name
+
+
+def test_the_page_of_metrics_is_up_to_date():
+    written = (ROOT / metrics.PAGE).read_text(encoding="utf-8")
+    assert written == metrics.page(), "run python -m asgictl.reference"
 
 
 def test_every_key_of_the_status_stands_on_its_page():

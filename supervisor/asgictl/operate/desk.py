@@ -104,7 +104,8 @@ class Desk:
     def _ping(self) -> Answer:
         return self._supervisor.identity()
 
-    def _status(self) -> Answer:
+    def status(self) -> Answer:
+        """Return who the supervisor is, and everything that goes on."""
         house = self._supervisor
         return house.identity() | status.status(house.state, house.totals, house.now)
 
@@ -362,7 +363,7 @@ _IN_JSON = {str: "string", bool: "true or false", int: "integer"}
 
 VERBS: Mapping[str, Verb] = {
     "ping": Verb(Desk._ping, {}),
-    "status": Verb(Desk._status, {}),
+    "status": Verb(Desk.status, {}),
     "listeners": Verb(Desk._listeners, {}),
     "config": Verb(Desk._config, {}),
     "events": Verb(Desk._events, {"last": int, "follow": bool}),

@@ -46,6 +46,7 @@ class Taken:
     board: int
     pidfile: PidFile | None
     control: Listener | None
+    admin: Listener | None
     operate: Mapping[str, Any]
     """What ``asgictl.operate`` has counted and was told."""
 
@@ -61,6 +62,7 @@ def hand_over(
     board: int,
     pidfile: PidFile | None,
     control: Listener | None,
+    admin: Listener | None,
     operate: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return everything that the next program needs, ready for ``json.dumps()``."""
@@ -97,6 +99,7 @@ def hand_over(
         "board": board,
         "pidfile": pidfile and {"path": pidfile.path, "fd": pidfile.fileno()},
         "control": control and control.hand_over(),
+        "admin": admin and admin.hand_over(),
         "operate": operate,
     }
 
@@ -107,7 +110,7 @@ def descriptors(left: Mapping[str, Any]) -> list[int]:
     for item in left["workers"].values():
         found += [item["channel"], item["dumps"]]
     found += [item["channel"] for item in left["templates"].values()]
-    for item in (*left["listeners"], left["control"]):
+    for item in (*left["listeners"], left["control"], left["admin"]):
         if item:
             found.append(item["fd"])
             if item["lock"]:
@@ -172,6 +175,7 @@ def take_over(left: Mapping[str, Any], now: float) -> Taken:
         board=left["board"],
         pidfile=PidFile(pidfile["path"], pidfile["fd"]) if pidfile else None,
         control=Listener.take_over(left["control"]) if left.get("control") else None,
+        admin=Listener.take_over(left["admin"]) if left.get("admin") else None,
         operate=left.get("operate", {}),
     )
 
