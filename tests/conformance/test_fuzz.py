@@ -62,6 +62,17 @@ def test_the_command_knows_all_targets() -> None:
     assert tuple(targets.TARGETS) == command.TARGETS
 
 
+def test_the_page_says_what_was_tried_for_how_long_and_whether_it_held() -> None:
+    results = [
+        command.Result("frames", "1000", 90.0, "72", True),
+        command.Result("proxy", "2000", 60.0, "73", False),
+    ]
+    lines = command.render(results).splitlines()
+    assert lines[-2].startswith("| frames | Frames are the same events in any pieces")
+    assert lines[-2].endswith("| 1000 | 1.5 | 72 MiB | held |")
+    assert lines[-1].endswith("| 2000 | 1.0 | 73 MiB | **broken** |")
+
+
 def test_a_cut_input_is_whole_and_in_pieces() -> None:
     rest, (whole, pieces, bytewise) = targets.cut(b"\x02\x00\x01\x00\x03abcd")
     assert rest == b"abcd"

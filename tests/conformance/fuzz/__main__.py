@@ -5,6 +5,7 @@
     python -m tests.conformance.fuzz --minutes 60                 # all targets, in turn
     python -m tests.conformance.fuzz --minutes 10 --target frames
     python -m tests.conformance.fuzz --corpus DIR --minutes 60    # keep what was learnt
+    python -m tests.conformance.fuzz --minutes 60 --write         # and update the reference page
     python -m tests.conformance.fuzz --target http1 --reproduce FILE
 
 Needs atheris (``pip install --group fuzz``; there are wheels for Linux). It runs one process at
@@ -20,6 +21,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from tests.conformance import page
 
 ROOT = Path(__file__).parents[3]
 
@@ -58,8 +62,23 @@ def plant(name: str, directory: Path) -> None:
     directory.with_suffix(".words").write_text("".join(f'"{word}"\n' for word in words))
 
 
-def fuzz(name: str, seconds: int, directory: Path) -> bool:
-    """Fuzz one target for so long, print what came of it, and return whether it held."""
+class Result(NamedTuple):
+    """What came of fuzzing one target."""
+
+    name: str
+    inputs: str
+    seconds: float
+    memory: str
+    """The most that the process took, in MiB."""
+    held: bool
+
+    def __str__(self) -> str:
+        facts = f"{self.inputs} inputs in {self.seconds:.0f} s, {self.memory} MiB at most"
+        return f"{self.name}: {facts}: {'held' if self.held else 'BROKEN'}"
+
+
+def fuzz(name: str, seconds: int, directory: Path) -> Result:
+    """Fuzz one target for so long, and print what came of it."""
     corpus = directory / name
     plant(name, corpus)
     began = time.monotonic()
@@ -80,18 +99,42 @@ def fuzz(name: str, seconds: int, directory: Path) -> bool:
         errors="replace",
         check=False,
     )
-    facts = [
-        f"{name}: {_stat(process.stdout, 'number_of_executed_units')} inputs",
-        f"{time.monotonic() - began:.0f} s",
-        f"{_stat(process.stdout, 'peak_rss_mb')} MiB at most",
-        f"{len(list(corpus.iterdir()))} in the corpus",
-    ]
-    sys.stdout.write(f"{', '.join(facts)}: {'held' if process.returncode == 0 else 'BROKEN'}\n")
-    if process.returncode:
+    result = Result(
+        name,
+        _stat(process.stdout, "number_of_executed_units"),
+        time.monotonic() - began,
+        _stat(process.stdout, "peak_rss_mb"),
+        process.returncode == 0,
+    )
+    sys.stdout.write(f"{result}\n")
+    if not result.held:
         lines = (line for line in process.stdout.splitlines() if not line.startswith("INFO:"))
         sys.stdout.write("\n".join([*lines][-40:]) + "\n")
     sys.stdout.flush()
-    return process.returncode == 0
+    return result
+
+
+def render(results: Sequence[Result]) -> str:
+    """Return the section of the reference page."""
+    from tests.conformance.fuzz import targets
+
+    lines = [
+        "What reads the network has to hold for any bytes, however the network cuts them. hypothesis tries",
+        "some in every run of the tests; atheris, guided by coverage, went on for longer, beginning with the",
+        "bytes of the cases above.",
+        "",
+        "Written by `python -m tests.conformance.fuzz --minutes 60 --write`.",
+        "",
+        "| target | property | inputs | minutes | memory | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        target, _ = targets.TARGETS[result.name]
+        what = (target.__doc__ or "").partition("\n")[0].rstrip(".")
+        cells = (result.name, what, result.inputs, f"{result.seconds / 60:.1f}")
+        how = "held" if result.held else "**broken**"
+        lines.append(f"| {' | '.join(cells)} | {result.memory} MiB | {how} |")
+    return "\n".join(lines)
 
 
 def _stat(text: str, name: str) -> str:
@@ -105,6 +148,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1.0, help="for all targets together")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one")
     parser.add_argument("--corpus", type=Path, help="keep the inputs that found something new here")
+    parser.add_argument("--write", action="store_true", help="update docs/reference/conformance.md")
     parser.add_argument("--reproduce", type=Path, metavar="FILE", help="try this input only")
     parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -123,8 +167,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         directory = arguments.corpus or Path(scratch)
         seconds = round(arguments.minutes * 60 / len(names)) or 1
-        held = [fuzz(name, seconds, directory) for name in names]
-    return 0 if all(held) else 1
+        results = [fuzz(name, seconds, directory) for name in names]
+    if arguments.write:
+        page.write("fuzz", render(results))
+    return 0 if all(result.held for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def http1(data: bytes) -> None:
 
 
 def chunks(data: bytes) -> None:
-    """The same for what follows a head that announces chunks."""
+    """Both parsers find the same in what follows a head that announces chunks."""
     _, ways = cut(data)
     for settings in ({}, LIMITS):
         same(
