@@ -11,6 +11,9 @@ from asgictl.settings import Settings
 from asgictl.system import machine
 from asgictl_worker import contract
 
+BEATS_PER_SECOND = 32
+"""About as many beats as the supervisor hears of a fleet of any size, if its time-out allows."""
+
 
 def event_of(worker: int, message: contract.Message) -> ev.Event | None:
     """Return what a worker's message means for the core."""
@@ -66,9 +69,12 @@ def max_workers(settings: Settings) -> int:
     return settings.max_workers or max(4 * machine.available_processors()[0], 2 * wanted)
 
 
-def beat_interval(timeout: float) -> float:
-    """Return the seconds between two beats, often enough to be missed in time."""
-    return min(1.0, max(0.25, timeout / 8))
+def beat_interval(timeout: float, workers: int) -> float:
+    """Return the seconds between two beats, often enough to be missed in time.
+
+    A big fleet beats less often, so that hearing it stays cheap.
+    """
+    return max(0.25, min(timeout / 8, max(1.0, workers / BEATS_PER_SECOND)))
 
 
 def limits(settings: Settings, slot: int, workers: int) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class Supervisor:
         self._now = kernel.monotonic()
         self._policy = derive.policy_from(settings)
         self._state = initial(self._policy, int.from_bytes(os.urandom(8)))
+        self._deadline_of: State | None = None
+        self._deadline = inf
         self.recorder = FlightRecorder()
         self.totals = Totals(started=self._now)
         self._log_level = ""
@@ -260,7 +262,7 @@ class Supervisor:
         self._children.reap()
 
     def _turn(self) -> None:
-        deadline = min(next_deadline(self._state), self._children.deadline, self._manager.due)
+        deadline = min(self._core_deadline(), self._children.deadline, self._manager.due)
         if self._control:
             deadline = min(deadline, self._control.deadline)
         if self._admin:
@@ -292,8 +294,14 @@ class Supervisor:
             self._tasks_due = self._now + TASKS_INTERVAL
             if text := self._tasks.warning():
                 log.warning("%s", text)
-        if self._now >= next_deadline(self._state):
+        if self._now >= self._core_deadline():
             self._learn(ev.Tick())
+
+    def _core_deadline(self) -> float:
+        """Return when the core has something to do, which is looked for once per state."""
+        if self._state is not self._deadline_of:
+            self._deadline_of, self._deadline = self._state, next_deadline(self._state)
+        return self._deadline
 
     def _watch(self, fd: int, source: Callable[[], None], events: int = select.POLLIN, /) -> None:
         self._sources[fd] = source
@@ -428,7 +436,9 @@ class Supervisor:
                 lifeline_fd=self._lifeline[0],
                 dump_fd=dump_fd,
                 board_fd=self._board,
-                beat_interval=derive.beat_interval(generation.settings.timeout),
+                beat_interval=derive.beat_interval(
+                    generation.settings.timeout, self._state.desired
+                ),
                 development=generation.settings.reload,
                 **derive.extensions(generation.settings),
                 **derive.limits(generation.settings, action.slot, self._state.desired),

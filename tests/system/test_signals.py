@@ -7,7 +7,8 @@ import time
 
 import pytest
 from tests.conftest import Serve
-from tests.kit import PATIENCE, Load, Project, application, read_until_closed, wait_for
+from tests.kit import PATIENCE, Load, Project, Server, application, read_until_closed, wait_for
+from tests.moments import MOMENTS, options
 from tests.system.applications import HANGING_IMPORT, HELD
 
 pytestmark = [pytest.mark.system]
@@ -86,6 +87,23 @@ def test_a_stop_during_a_reload_is_obeyed_at_once(
     wait_for((project.directory / "importing").exists, "the new code is being imported")
     server.accept_files()
     server.stop(name, within=PROMPT)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_stop_is_obeyed_at_any_moment_and_leaves_nothing_behind(
+    start: Serve, project: Project, moment: str
+) -> None:
+    def begin(*more: str) -> Server:
+        return start(*options(project), *more)
+
+    with MOMENTS[moment](begin, project) as server:
+        server.signal("TERM")
+        server.assert_log("stopping: requests in progress are finished first", within=PROMPT)
+        (project.directory / "go").touch()
+        assert server.ended(3 * PROMPT) == 0
+    wait_for(lambda: not server.session(), "no process is left", PROMPT)
+    assert list(server.scratch.iterdir()) == []
+    server.assert_not_logged("internal error")
 
 
 def test_ttin_and_ttou_change_the_number_of_workers_and_lose_nothing(
