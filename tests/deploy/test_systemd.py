@@ -69,15 +69,16 @@ class Manager:
         self.environment = clean_environment(scratch) | passed
         opener = [tool("systemd-socket-activate"), f"--listen=127.0.0.1:{self.port}"]
         opener += [f"--setenv={name}={value}" for name, value in passed.items()]
-        self._log = (scratch / "server.log").open("wb")
-        self.process = subprocess.Popen(
-            [*opener, "--fdname=shop.socket", *self.command("ExecStart")],
-            cwd=project.directory,
-            env=self.environment,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.log = scratch / "server.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*opener, "--fdname=shop.socket", *self.command("ExecStart")],
+                cwd=project.directory,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def command(self, name: str) -> list[str]:
         """Return a command of the unit; our interpreter runs it whatever its first line says."""
@@ -106,7 +107,6 @@ class Manager:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self._words.close()
-        self._log.close()
 
 
 @pytest.fixture
@@ -121,13 +121,14 @@ def manager(project: Project, tmp_path: Path) -> Iterator[Manager]:
 @pytest.mark.timeout(180)
 def test_the_service_is_activated_by_its_socket_and_tells_how_it_goes(manager: Manager) -> None:
     def version() -> str:
+        assert manager.process.poll() is None, manager.log.read_text()
         with contextlib.suppress(httpx.TransportError):
             answer = httpx.get(f"http://127.0.0.1:{manager.port}/", timeout=PATIENCE)
             return str(answer.json()["version"])
         return ""
 
     # systemd-socket-activate listens some time after it was started; its first connection starts us.
-    assert wait_for(version, "the service answers") == "1"
+    assert wait_for(version, f"the service answers; see {manager.log}") == "1"
     assert "STATUS=" in manager.hears("READY=1")
     manager.hears("WATCHDOG=1")
 
