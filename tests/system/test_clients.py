@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 APPS = Path(__file__).parent / "apps"
 BIG = 2_000_000
+PATIENT = ("--timeout-keep-alive", "60")
+"""A client that the machine holds up must not find its connection closed."""
 
 ECHO = """
 async def app(scope, receive, send):
@@ -40,7 +42,7 @@ def server(
     """The application of the conformance cases, with either parser; it serves all tests."""
     project = Project(tmp_path_factory.mktemp("clients") / "project")
     project.write(APPLICATION.read_text())
-    server = Server(project, "app:app", "--port", "0", "--http", request.param)
+    server = Server(project, "app:app", "--port", "0", "--http", request.param, *PATIENT)
     try:
         yield server.wait_until_ready()
         server.assert_not_logged("ERROR|Traceback")
@@ -253,7 +255,7 @@ def test_the_test_client_of_a_framework_gets_the_same_answers(
         warnings.simplefilter("ignore")  # it would rather have httpx2
         from starlette.testclient import TestClient
     app = importlib.import_module(name).app
-    server = serve(name=f"{name}:app")
+    server = serve(*PATIENT, name=f"{name}:app")
     try:
         with (
             TestClient(app, raise_server_exceptions=False) as inside,
