@@ -296,6 +296,7 @@ def _init(
     systemd: bool,
     output: str | None,
     force: bool,
+    as_json: bool,
     **values: object,
 ) -> None:
     if app is None:
@@ -337,7 +338,10 @@ def _init(
         ) from None
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"wrote {path}; next:\n{then}")
+    if as_json:
+        echo_json({"path": path, "next": then.splitlines()})
+    else:
+        click.echo(f"wrote {path}; next:\n{then}")
 
 
 def _completion(shell: str | None) -> None:
@@ -427,6 +431,7 @@ VERBS: dict[str, click.Command] = {
                 help=f"Write this file; - prints (default: {FILE_NAME}, or NAME.service).",
             ),
             click.Option(["--force"], is_flag=True, help="Overwrite a file that exists."),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, for programs."),
         ],
         context_settings=_WIDE,
     ),

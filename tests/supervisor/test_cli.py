@@ -124,7 +124,7 @@ def test_no_application_is_a_mistake_with_an_example(run):
         (("statsu",), "there is no verb statsu; did you mean status?"),
         (("start", "a:b"), "there is no verb start; did you mean status?"),
         (("serve", "a:b"), "there is no verb serve; `asgictl main:app` serves main:app"),
-        (("--workers", "2", "relaod"), "there is no verb relaod; did you mean reload?"),
+        (("--workers", "2", "reloadd"), "there is no verb reloadd; did you mean reload?"),
         (("--port",), "Option '--port' requires an argument."),
         (("--port", "http", "a:b"), "port cannot be 'http' (--port): it must be a whole number"),
         (("--uds", "x", "--fd", "3", "a:b"), "uds = 'x' (--uds) and fd = 3 (--fd) contradict"),

@@ -1,5 +1,6 @@
 """The systemd service that `asgictl init --systemd` writes, and `asgictl init`."""
 
+import json
 import shutil
 import subprocess
 import tomllib
@@ -154,6 +155,17 @@ def test_init_writes_settings_with_the_options_that_are_given(
     written = (tmp_path / "asgictl.toml").read_text()
     assert tomllib.loads(written) == {"workers": 4, "access_log": False, "bind": [":80"]}
     assert "# timeout = 30" in written
+
+
+def test_init_says_to_programs_what_it_wrote_and_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert init("app:app", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "path": "asgictl.toml",
+        "next": ["asgictl app:app"],
+    }
 
 
 def test_init_overwrites_only_by_force_and_prints_on_request(
