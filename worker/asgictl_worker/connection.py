@@ -44,6 +44,7 @@ from asgictl_worker.proxy_protocol import Told, ends
 from asgictl_worker.service import Service
 from asgictl_worker.stall import LOOK, Stall
 from asgictl_worker.timers import INTERVAL, NEVER
+from asgictl_worker.waiters import Waiters
 from asgictl_worker.websocket.cycle import WebSocketCycle
 
 logger = logging.getLogger("asgictl.worker")
@@ -171,7 +172,7 @@ class Connection(asyncio.Protocol):
         self._unstarted: HTTPCycle | None = None
         self._state = _RESTING
         self._idle_times = service.idle_times
-        self._writable_waiters: list[asyncio.Future[None]] = []
+        self._writable_waiters: Waiters | None = None
         self.held: list[bytes] = []
         self._held_size = 0
         self._flush_is_due = False
@@ -251,10 +252,8 @@ class Connection(asyncio.Protocol):
         """Let senders go on."""
         self.write_paused = False
         self._stall = None
-        waiters, self._writable_waiters = self._writable_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._writable_waiters is not None:
+            self._writable_waiters.wake()
 
     # -- What the ticker and the server tell
 
@@ -475,9 +474,9 @@ class Connection(asyncio.Protocol):
         """Wait until the client has read enough of what was written, or is gone."""
         while self.write_paused:
             self.deadline = min(self.deadline, self.service.ticker.now + LOOK)
-            waiter = self.service.loop.create_future()
-            self._writable_waiters.append(waiter)
-            await waiter
+            if self._writable_waiters is None:
+                self._writable_waiters = Waiters(self.service.loop)
+            await self._writable_waiters.join()
 
     # -- Inside
 

@@ -566,6 +566,24 @@ async def test_an_application_hears_that_the_client_has_left(parser):
     assert peer.log.lines == ["10.0.0.7:52100 GET / 1.1 499 0"]
 
 
+async def test_asking_over_and_over_whether_the_client_has_left_costs_nothing():
+    waiters = []
+
+    async def app(scope, receive, send):
+        await receive()
+        for _ in range(100):
+            waiting = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        waiters.extend(receive.__self__._waiters._futures)
+        await hello(scope, receive, send)
+
+    peer = await exchange(app)
+    assert peer.written == HELLO
+    assert len(waiters) == 1
+
+
 async def test_a_body_that_breaks_off_is_a_disconnect(parser):
     messages = []
 

@@ -18,7 +18,6 @@ from asgictl_worker.websocket.cycle import (
     InvalidMessage,
     State,
     UnexpectedMessage,
-    Waiters,
 )
 from asgictl_worker.websocket.frames import MAX_INFLATED, InvalidClose
 from asgictl_worker.websocket.handshake import ReservedHeader
@@ -848,16 +847,6 @@ async def test_two_that_receive_get_a_message_each():
     assert (await results.get())["text"] == "a"
     talk.send("b")
     assert (await results.get())["text"] == "b"
-
-
-async def test_waiters_wake_all_that_still_wait():
-    waiters = Waiters(asyncio.get_running_loop())
-    first, second, third = waiters.join(), waiters.join(), waiters.join()
-    second.cancel()
-    waiters.wake()
-    assert first.done()
-    assert third.done()
-    waiters.wake()
 
 
 # -- Time

@@ -31,6 +31,7 @@ from asgictl_worker.http.response import (
     UnexpectedMessage,
 )
 from asgictl_worker.service import Service
+from asgictl_worker.waiters import Waiters
 
 logger = logging.getLogger("asgictl.worker")
 
@@ -106,7 +107,7 @@ class HTTPCycle:
     """The client sends nothing more."""
     _trailers: bytes | None = None
     """Those that the application has sent, if it promised some."""
-    _waiters: list[asyncio.Future[None]] | None = None
+    _waiters: Waiters | None = None
     _task: asyncio.Task[None] | None = None
     _started = 0.0
     aborted = False
@@ -148,20 +149,20 @@ class HTTPCycle:
                 self._body = body = bytearray(body)
             body += data
         if self._waiters is not None:
-            self._wake()
+            self._waiters.wake()
         return len(body) > HIGH_WATER
 
     def body_ended(self) -> None:
         """Know that the body is complete."""
         self._body_ended = True
         if self._waiters is not None:
-            self._wake()
+            self._waiters.wake()
 
     def half_closed(self) -> None:
         """Know that the client sends nothing more; it may still read, or be gone."""
         self._half_closed = True
         if self._waiters is not None:
-            self._wake()
+            self._waiters.wake()
 
     def lost(self) -> None:
         """Know that the client cannot be reached any more."""
@@ -169,7 +170,7 @@ class HTTPCycle:
             self._gone = True
             self._body = None
             if self._waiters is not None:
-                self._wake()
+                self._waiters.wake()
             self._log()
 
     def abort(self) -> None:
@@ -372,7 +373,7 @@ class HTTPCycle:
                 self,
             )
         if self._waiters is not None:
-            self._wake()
+            self._waiters.wake()
         connection.response_ended()
 
     async def _send_path(self, path: str) -> None:
@@ -495,7 +496,7 @@ class HTTPCycle:
         self._phase = _COMPLETE
         self._log()
         if self._waiters is not None:
-            self._wake()
+            self._waiters.wake()
 
     def _cut(self) -> None:
         """End a response that has begun, and cannot be completed."""
@@ -534,17 +535,9 @@ class HTTPCycle:
             )
 
     async def _wait(self) -> None:
-        waiter = self._connection.service.loop.create_future()
         if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
-        await waiter
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters or (), None
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            self._waiters = Waiters(self._connection.service.loop)
+        await self._waiters.join()
 
 
 def _as_bytes(body: Any) -> bytes:

@@ -40,6 +40,7 @@ from asgictl_worker.http.response import ClientDisconnected, ResponseError
 from asgictl_worker.service import Service
 from asgictl_worker.stall import LOOK, Stall
 from asgictl_worker.timers import INTERVAL, NEVER
+from asgictl_worker.waiters import Waiters
 from asgictl_worker.websocket import handshake
 from asgictl_worker.websocket.frames import Close, CloseCode, Frames, Ping, Pong
 from asgictl_worker.websocket.handshake import BadHandshake, Handshake
@@ -115,34 +116,6 @@ class Unfinished(ResponseError):
     def __init__(self, state: State) -> None:
         self.state = state
         super().__init__(f"the application returned {state.value}")
-
-
-class Waiters:
-    """Those who wait for the same thing: mostly nobody, sometimes one."""
-
-    __slots__ = ("_futures", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._futures: list[asyncio.Future[None]] = []
-
-    def join(self) -> asyncio.Future[None]:
-        """Return a future that the next ``wake()`` completes."""
-        if self._futures:
-            # Those of an application that waits with a time-out, over and over.
-            self._futures = [future for future in self._futures if not future.done()]
-        future = self._loop.create_future()
-        self._futures.append(future)
-        return future
-
-    def wake(self) -> None:
-        """Let all who joined look again whether they can go on."""
-        futures = self._futures
-        if futures:
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
-            futures.clear()
 
 
 class WebSocketCycle(asyncio.Protocol):
