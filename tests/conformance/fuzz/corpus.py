@@ -9,6 +9,9 @@ from tests.conformance.http1.cases import CASES
 MAX_SEED = 4096
 """Longer requests only try the limits, and would slow everything down."""
 
+MAX_REPEATED = 120
+"""Those that are shorter are also there several times, as a client repeats itself."""
+
 WHOLE = b"\x00"
 """Before the bytes themselves: at how many places they are cut, and where (``targets.cut``)."""
 
@@ -24,6 +27,9 @@ def requests() -> list[bytes]:
         )
         if len(data) <= MAX_SEED:
             found.add(data)
+        if len(data) <= MAX_REPEATED:
+            found.add(data * 3)
+            found.add(data + data.replace(b" / ", b" /other ") + data)
     return sorted(found)
 
 

@@ -14,6 +14,7 @@ from tests.conformance.fuzz import corpus
 from tests.worker.http import parsing
 from tests.worker.http.wire import Peer
 
+from asgictl_worker.http.framing import Parser
 from asgictl_worker.http.http1 import CONTINUE
 from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.request import BadRequest, Request
@@ -65,6 +66,18 @@ def same(results: Iterable[Any]) -> Any:
 # -- HTTP
 
 
+class ForgetfulParser(H11Parser):
+    """Knows nothing from earlier requests: what the others remember must not change anything."""
+
+    __slots__ = ()
+
+    def _remember(self, *_: Any) -> None:
+        pass
+
+
+PARSERS: dict[str, type[Parser]] = {**parsing.PARSERS, "forgetful": ForgetfulParser}
+
+
 class Sink(parsing.Sink):
     """Also notes the words of a refusal: the client reads them."""
 
@@ -79,7 +92,7 @@ def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
     most = limits.limit_request_line + limits.limit_request_fields * (
         limits.limit_request_field_size + 2
     )
-    instance = parsing.PARSERS[parser](sink, limits)
+    instance = PARSERS[parser](sink, limits)
     for piece in pieces:
         instance.feed(piece)
         assert len(instance.buffer) <= most + 8 + len(piece)
@@ -91,19 +104,17 @@ def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
 
 
 def http1(data: bytes) -> None:
-    """Both parsers find the same, in any pieces, with limits that matter and with others."""
+    """Both parsers find the same, in any pieces, whatever they remember, whatever the limits."""
     _, ways = cut(data)
     for settings in ({}, LIMITS):
-        same(parse(parser, way, **settings) for parser in parsing.PARSERS for way in ways)
+        same(parse(parser, way, **settings) for parser in PARSERS for way in ways)
 
 
 def chunks(data: bytes) -> None:
     """Both parsers find the same in what follows a head that announces chunks."""
     _, ways = cut(data)
     for settings in ({}, LIMITS):
-        same(
-            parse(parser, [CHUNKED, *way], **settings) for parser in parsing.PARSERS for way in ways
-        )
+        same(parse(parser, [CHUNKED, *way], **settings) for parser in PARSERS for way in ways)
 
 
 @functools.cache
@@ -116,9 +127,7 @@ def connection(data: bytes) -> None:
     """Any pieces lead to the same output; only 100 Continue depends on what is here in time."""
     _, ways = cut(data)
     ways = ways[:2]
-    outputs = [
-        loop().run_until_complete(output(parser, way)) for parser in parsing.PARSERS for way in ways
-    ]
+    outputs = [loop().run_until_complete(output(parser, way)) for parser in PARSERS for way in ways]
     same(output.replace(CONTINUE, b"") for output in outputs)
 
 
@@ -137,7 +146,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 async def output(parser: str, pieces: list[bytes]) -> bytes:
     """Return what a connection answers to a client that sends this, and then its end."""
-    peer = Peer(application, http=parser, ws="none", **LIMITS)
+    peer = Peer(application, ws="none", **LIMITS)
+    peer.connection._parser = PARSERS[parser](peer.connection, peer.service.settings)
     for piece in pieces:
         peer.send(piece)
         for _ in range(3):
