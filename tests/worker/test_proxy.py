@@ -368,6 +368,24 @@ def test_no_header_breaks_the_walk(for_, proto, host, rfc7239, everybody):
         assert all(value.isascii() for name, value in headers if name == b"host")
 
 
+def test_long_claims_are_not_remembered_and_mean_the_same():
+    trust = ProxyTrust("10.0.0.0/8")
+    short, long = "203.0.113.7", ", ".join(["1.1.1.1"] * 200 + ["203.0.113.7"])
+    for _ in range(2):
+        for text in (short, long):
+            found = trust.resolve(forwarded(x_forwarded_for=text), PEER, "http")
+            assert found == (("203.0.113.7", 0), "http", None)
+    assert trust._known_walk.cache_info().currsize == 1
+
+
+def test_what_is_remembered_of_one_peer_does_not_become_another():
+    trust = ProxyTrust("10.0.0.0/8")
+    for client in (PEER, ("10.0.0.2", 9), ("203.0.113.9", 1)):
+        for scheme in ("http", "wss"):
+            headers = forwarded(x_forwarded_proto="unknown")
+            assert trust.resolve(headers, client, scheme) == (client, scheme, None)
+
+
 # -- In requests
 
 
