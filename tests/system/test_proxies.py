@@ -166,7 +166,7 @@ def test_haproxy_tells_who_the_client_is(
             "tls": f"{tcp} send-proxy-v2-ssl-cn",
             "unix1": f"unix@{path} send-proxy",
             "unix2": f"unix@{path} send-proxy-v2",
-            "checked": f"{tcp} send-proxy-v2 check inter 50ms check-send-proxy",
+            "checked": f"{tcp} send-proxy-v2 check inter 50ms fall 9999 check-send-proxy",
         },
     )
     for port in ports.values():
