@@ -377,16 +377,21 @@ class HTTPCycle:
         connection.response_ended()
 
     async def _send_path(self, path: str) -> None:
-        loop = self._connection.service.loop
+        connection = self._connection
         # Opening may take its time, too.
-        file = await loop.run_in_executor(None, open, path, "rb", 0)
+        file, size, content = await connection.service.loop.run_in_executor(
+            None, files.take, path, LARGE
+        )
         try:
             self._check_client()
-            size = os.fstat(file.fileno()).st_size
-            self._connection.writer.declare(size)
-            await self._send_file(file.fileno(), 0, size, more=False)
+            connection.writer.declare(size)
+            if file is None:
+                self._write(content, more=False)
+            else:
+                await self._send_file(file.fileno(), 0, size, more=False)
         finally:
-            file.close()
+            if file is not None:
+                file.close()
 
     async def _send_open_file(self, message: dict[str, Any]) -> None:
         """Send a part of a file that the application has opened, as ``os.sendfile()`` would."""

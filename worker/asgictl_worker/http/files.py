@@ -10,6 +10,7 @@ Source: sendfile(2).
 import asyncio
 import os
 from collections.abc import Callable
+from io import FileIO
 from typing import Any, Protocol
 
 from asgictl_worker.http.response import ClientDisconnected
@@ -44,6 +45,33 @@ class FileChanged(Exception):
             f"the file became shorter while it was sent; {missing} bytes are missing, so the "
             f"connection was closed"
         )
+
+
+def take(path: str, small: int) -> tuple[FileIO | None, int, bytes]:
+    """Open a file and, if it is small, read it at once: for a thread, which is asked once then.
+
+    Args:
+        path: of the file.
+        small: bytes; a file with fewer is read and closed.
+
+    Returns:
+        The open file, its size in bytes, and nothing; or None, the size and the content, which
+        is shorter than that if the file is cut off at this moment.
+
+    Raises:
+        OSError: it cannot be opened or read.
+    """
+    file = open(path, "rb", 0)  # noqa: SIM115 - the caller's to close, if it is large
+    try:
+        size = os.fstat(file.fileno()).st_size
+        if size >= small:
+            return file, size, b""
+        content = file.read(size)
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None, size, content
 
 
 async def read(file: int, offset: int, count: int) -> bytes:
