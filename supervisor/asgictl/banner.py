@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from asgictl.settings import Settings, TcpAddress
 from asgictl.system.watch import Area
 
-_MANAGED = ("NOTIFY_SOCKET", "INVOCATION_ID", "KUBERNETES_SERVICE_HOST")
-"""Variables of service managers (systemd.exec(5)) and of Kubernetes: nobody develops there."""
+_MANAGED = ("NOTIFY_SOCKET", "KUBERNETES_SERVICE_HOST")
+"""Variables of a service manager (sd_notify(3)) and of Kubernetes: seldom does anybody develop
+there. INVOCATION_ID would say less: what a desktop starts has it too."""
 
 
 def choices(settings: Settings, file: str | None, application: str) -> str:
@@ -43,15 +44,13 @@ def development(area: Area) -> str:
     )
 
 
-def warnings(
-    settings: Settings, environ: Mapping[str, str], *, is_first_process: bool
-) -> Iterator[str]:
+def warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield what is dangerous as it stands."""
     public = _public(settings)
-    if settings.reload and (is_first_process or any(name in environ for name in _MANAGED)):
-        yield "--reload shows tracebacks to everybody and drops requests; leave it out where it serves others"
+    if settings.reload and any(name in environ for name in _MANAGED):
+        yield "--reload shows tracebacks to everybody and drops requests; leave it out of a service"
     elif settings.reload and public:
-        yield f"--reload shows tracebacks to whoever reaches {public}; listen on 127.0.0.1, or leave it out"
+        yield f"--reload is for development: whoever reaches {public} sees tracebacks"
     if settings.proxy_headers and settings.forwarded_allow_ips == "*" and public:
         yield (
             f"whoever reaches {public} may claim any client address, since --forwarded-allow-ips is *; name "

@@ -204,7 +204,7 @@ class Supervisor:
                 'killed and not stopped; start with ["asgictl", ...] or with `exec asgictl`',
                 shell,
             )
-        for warning in banner.warnings(settings, os.environ, is_first_process=os.getpid() == 1):
+        for warning in banner.warnings(settings, os.environ):
             log.warning("%s", warning)
         processors, to_terminal = machine.available_processors()[0], os.isatty(1)
         for hint in banner.hints(settings, first.sources, processors, to_terminal=to_terminal):
