@@ -263,8 +263,7 @@ def test_nginx_with_headers_kept_connections_and_websockets(
     server.stop()
 
 
-@pytest.mark.parametrize("parser", ["httptools", "h11"])
-@pytest.mark.parametrize("buffering", ["on", "off"])
+@pytest.mark.parametrize(("buffering", "parser"), [("on", "httptools"), ("off", "h11")])
 def test_nginx_passes_everything_on_whether_it_buffers_or_not(
     buffering: str, parser: str, serve: Serve, project: Project, begin: Begin, tmp_path: Path
 ) -> None:
@@ -278,7 +277,7 @@ def test_nginx_passes_everything_on_whether_it_buffers_or_not(
     )
     transport = httpx.HTTPTransport(uds=str(front))
     with httpx.Client(transport=transport, base_url="http://front", timeout=PATIENCE) as client:
-        for _ in range(3):
+        for _ in range(2):
             told = client.post("/", content=b"x" * BIG).json()
             assert (told["method"], told["body"]) == ("POST", BIG)
             # Without buffering the chunks come through as they are.
