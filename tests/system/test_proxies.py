@@ -68,14 +68,14 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
         yield begin
 
 
-def haproxy(begin: Begin, text: str, servers: dict[str, str]) -> dict[str, int]:
+def haproxy(begin: Begin, text: str, servers: dict[str, str], *, bind: str = "") -> dict[str, int]:
     """Start HAProxy with a port for each of the servers; return the ports."""
     listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in servers}
     lines = ["defaults", *(f"  {line}" for line in text.split("\n"))]
     lines += ["  timeout connect 30s", "  timeout client 60s", "  timeout server 60s"]
     for name, server in servers.items():
-        bind = f"bind fd@{listeners[name].fileno()}"
-        lines += [f"listen {name}", f"  {bind}", f"  server {name} {server}"]
+        where = f"bind fd@{listeners[name].fileno()} {bind}"
+        lines += [f"listen {name}", f"  {where}", f"  server {name} {server}"]
     fds = tuple(listener.fileno() for listener in listeners.values())
     begin("haproxy", ["-db", "-f"], "\n".join([*lines, ""]), pass_fds=fds)
     ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
@@ -189,6 +189,22 @@ def test_the_header_of_haproxy_comes_before_tls(
     for port in ports.values():
         seen, own = ask(port, authority.client())
         assert (seen["client"], seen["scheme"]) == (own, "https")
+    server.stop()
+
+
+def test_haproxy_tells_that_the_client_spoke_tls_with_it(
+    serve: Serve, project: Project, begin: Begin, tmp_path: Path
+) -> None:
+    project.write(APPLICATION)
+    authority = Authority(tmp_path / "authority")
+    issued = authority.issue()
+    both = tmp_path / "both.pem"
+    both.write_text(issued.certificate + Path(issued.keyfile).read_text())
+    server = serve("--proxy-protocol")
+    to = f"127.0.0.1:{server.port} send-proxy-v2-ssl-cn proxy-v2-options crc32c"
+    ports = haproxy(begin, "mode tcp", {"tls": to}, bind=f"ssl crt {both}")
+    seen, own = ask(ports["tls"], authority.client())
+    assert (seen["client"], seen["scheme"]) == (own, "https")
     server.stop()
 
 
