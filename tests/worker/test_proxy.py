@@ -92,6 +92,8 @@ def test_without_forwarding_headers_client_and_scheme_stay():
         ("[2001:db8::7]:443", ("2001:db8::7", 443)),
         ("[2001:db8::7]443", PEER),
         ("[2001:db8::7", ("2001:db8::7", 0)),
+        ("fe80::1%eth0", PEER),
+        ('fe80::1%" 200 0 forged', PEER),
         # The right-most that is not on the list: the rest is what that client wrote.
         ("1.1.1.1, 203.0.113.7", ("203.0.113.7", 0)),
         ("1.1.1.1, 203.0.113.7, 10.0.0.2", ("203.0.113.7", 0)),

@@ -318,7 +318,8 @@ def _parse_node(text: str) -> tuple[str, int] | None:
         host, _, port = text.partition(":")
     else:
         host = text
-    if _parse_address(host) is None:
+    # A zone means something on its own host only, and may be any text.
+    if "%" in host or _parse_address(host) is None:
         return None
     return host, _parse_port(port) or 0
 
