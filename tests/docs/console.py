@@ -9,8 +9,8 @@ says more about it:
 * ``<!-- not run -->``: it cannot be run in a test.
 
 In what is printed, numbers, units of time and the width of gaps may differ, and ``...`` stands for
-anything. A command may fail only if the next one asks for its ``$?``. Port 8000 and the directory
-of the pages are replaced by free ones. ``python -m tests.docs.console PAGES`` runs pages and shows
+anything. A command may fail only if the next one asks for its ``$?``. Ports 8000 and 9000 and the
+directory of the pages are replaced by free ones. ``python -m tests.docs.console PAGES`` runs pages and shows
 the first difference; with ``--write`` it puts what commands in the shell print into the pages.
 """
 
@@ -32,7 +32,7 @@ from tests.kit import PATIENCE, clean_environment
 
 ROOT = Path(__file__).parents[2]
 HOME = "/home/me/shop"
-PORT = "8000"
+PORTS = ("8000", "9000")
 SHELL = "shell"
 """The terminal in which commands end before the next one is typed."""
 
@@ -204,7 +204,8 @@ class Reader:
         self.directory.mkdir()
         temporary = scratch / "tmp"
         temporary.mkdir()
-        self.port = free_port()
+        ports = (str(free_port()) for _ in PORTS)
+        self._actual = {HOME: str(self.directory), **dict(zip(PORTS, ports, strict=True))}
         programs = str(Path(sys.executable).parent)
         self.environment = clean_environment(temporary) | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -289,10 +290,14 @@ class Reader:
             raise Differs(f"before {where}: a command failed ({self.unasked})")
 
     def _there(self, text: str) -> str:
-        return text.replace(str(self.directory), HOME).replace(str(self.port), PORT)
+        for shown, actual in self._actual.items():
+            text = text.replace(actual, shown)
+        return text
 
     def _here(self, text: str) -> str:
-        return text.replace(HOME, str(self.directory)).replace(PORT, str(self.port))
+        for shown, actual in self._actual.items():
+            text = text.replace(shown, actual)
+        return text
 
 
 def free_port() -> int:
