@@ -161,6 +161,8 @@ class World:
     next_policy: Policy | None = None
     """What a preflight reads; None stands for no change."""
     template: Check = field(default_factory=Check)
+    failing: list[type[act.Action]] = field(default_factory=list)
+    """Kinds of actions of which the next one cannot be carried out, whatever the reason."""
 
     now: float = 100.0
     state: State = field(init=False)
@@ -255,6 +257,11 @@ class World:
     def _act(self, action: act.Action) -> None:
         # None if it is dead, which the core may still have to learn.
         child = self.children.get(getattr(action, "worker", 0))
+        if type(action) in self.failing:
+            self.failing.remove(type(action))
+            if isinstance(action, act.Spawn):
+                self.learn(ev.SpawnFailed(action.worker, "EMFILE"))
+            return
         match action:
             case act.Spawn():
                 self.children[action.worker] = Child(self, action.worker, self.behaviour(action))
@@ -267,6 +274,8 @@ class World:
                 self.learn(ev.Evidence(action.worker, verdict))
             case act.StartPreflight():
                 self.later(self.preflight.takes, lambda: self._checked(action.epoch))
+            case act.Upgrade():
+                self.later(0.2, lambda: self.learn(ev.UpgradeRefused("exit code 1")))
             case act.StartTemplate():
                 self.later(self.template.takes, lambda: self._template(action.generation))
 

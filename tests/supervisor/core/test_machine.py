@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from math import inf
+from typing import get_args
 
 import pytest
 from hypothesis import settings
@@ -63,6 +64,7 @@ behaviours = st.builds(
     dies_after_kill=st.sampled_from([0.01, 0.01, 7.0]),
     verdict=st.sampled_from(list(ev.Verdict)),
 )
+actions = st.sampled_from([kind for kind in get_args(act.Action) if kind is not act.Exit])
 checks = st.builds(
     Check, takes=st.sampled_from([0.0, 0.2, 3.0, inf]), error=st.sampled_from(["", "", "broken"])
 )
@@ -91,6 +93,10 @@ class Supervision(RuleBasedStateMachine):
     def next_reload_will(self, preflight: Check, template: Check, policy: Policy | None) -> None:
         self.world.preflight, self.world.template = preflight, template
         self.world.next_policy = policy
+
+    @rule(kinds=st.lists(actions, max_size=4))
+    def next_actions_fail(self, kinds: list[type[act.Action]]) -> None:
+        self.world.failing = kinds
 
     @rule(seconds=durations)
     def time_passes(self, seconds: float) -> None:
@@ -188,7 +194,7 @@ class Supervision(RuleBasedStateMachine):
 
     def _fair_children_lead_to_the_fleet_that_is_wanted(self) -> None:
         world = self.world
-        self.scripts = []
+        self.scripts, world.failing = [], []
         world.preflight = world.template = Check()
         for child in list(world.children.values()):
             child.behaviour = GOOD
