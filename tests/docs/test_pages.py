@@ -57,3 +57,26 @@ def test_commands_have_verbs_and_options_that_exist(name: str) -> None:
         word = command.split(" ")[0]
         if re.fullmatch(r"[a-z]+(-[a-z]+)*", word):
             assert word in VERBS, f"`asgictl {command}`"
+
+
+def test_every_fragment_of_changes_is_a_sentence_of_a_known_kind() -> None:
+    for path in (ROOT / "docs" / "changes").glob("*.md"):
+        assert re.fullmatch(r"[\w-]+\.(added|changed|fixed|removed)\.md", path.name), path.name
+        text = path.read_text(encoding="utf-8").strip()
+        assert text.endswith("."), path.name
+        assert "\n" not in text, path.name
+
+
+def test_every_page_is_reached_from_the_first_one() -> None:
+    seen, left = set(), [ROOT / "docs" / "index.md"]
+    while left:
+        page = left.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.M | re.S):
+            entries = [line for line in tree.split("\n") if line and not line.startswith(":")]
+            for entry in entries:
+                left += page.parent.glob(f"{entry}.md")
+    pages = {path for path in PAGES if path.is_relative_to(ROOT / "docs")}
+    assert {path for path in pages if path.parent.name != "changes"} == seen
