@@ -72,7 +72,7 @@ def test_a_reload_whose_start_up_hangs_is_refused_after_the_boot_time_out(
     serve: Serve, project: Project
 ) -> None:
     project.write(application("1"))
-    server = serve("--workers", "2", "--timeout-boot", "3")
+    server = serve("--workers", "2", "--timeout-boot", "5")
     before = server.workers()
     project.write(HANGING_LIFESPAN)
     with Load(server.port, keep_alive=2, closing=1) as load:
