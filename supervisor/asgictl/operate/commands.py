@@ -205,6 +205,22 @@ def _workers(connection: "Connection", human: bool) -> Any:
     return [_with_usage(row, usage) for row in found["workers"]]
 
 
+def _top(
+    connection: "Connection", human: bool, interval: float, count: int | None, svg: str | None
+) -> None:
+    from asgictl.operate import top
+
+    if human or svg:
+        top.run(connection, interval=interval, count=count, svg=svg, emit=click.echo)
+        return
+    number = 0
+    while count is None or number < count:
+        if number:
+            time.sleep(interval)
+        click.echo(json.dumps(connection.ask("status")))
+        number += 1
+
+
 def _listeners(connection: "Connection", human: bool) -> Any:
     from asgictl.operate import show
 
@@ -367,6 +383,34 @@ _ALL = (
         _status,
         about="Print what the supervisor and each of its workers are doing.",
         short="Show the supervisor and its workers.",
+    ),
+    _Verb(
+        "top",
+        _top,
+        about="Show the supervisor and its workers live, and move them by keys: the arrows choose a worker, s "
+        "shows its stack, r restarts it, + and - scale, R reloads, q quits. Where there is no terminal, text is "
+        "printed at each interval. Drawing needs rich: pip install 'asgictl[top]'.",
+        short="Show the service live, and move it by keys.",
+        params=[
+            click.Option(
+                ["-i", "--interval"],
+                type=click.FloatRange(min=0.1, max=4.0),
+                default=1.0,
+                metavar="SECONDS",
+                help="Look this often, at most every 4 s (default: 1).",
+            ),
+            click.Option(
+                ["-n", "--count"],
+                type=click.IntRange(min=1),
+                metavar="NUMBER",
+                help="End after so many looks.",
+            ),
+            click.Option(
+                ["--svg"],
+                metavar="FILE",
+                help="Draw a picture into a file, of the second look or that of --count, and end.",
+            ),
+        ],
     ),
     _Verb("workers", _workers, about="Print one line for each worker.", short="Show the workers."),
     _Verb(

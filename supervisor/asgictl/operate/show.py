@@ -23,10 +23,10 @@ def status(found: Mapping[str, Any], usage: Mapping[int, Usage]) -> str:
     elif found["reload_requested"]:
         facts.append(("reload", "waiting for its turn"))
     if found["last_reload"]:
-        facts.append(("last reload", _last_reload(found["last_reload"])))
+        facts.append(("last reload", last_reload(found["last_reload"])))
     own = usage.get(found["pid"], _NOTHING)
     if own.rss is not None:
-        facts.append(("supervisor", f"{_cpu(own)} of a processor, {_memory(own)} of memory"))
+        facts.append(("supervisor", f"{cpu(own)} of a processor, {memory(own)} of memory"))
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
     return "\n".join(lines) + "\n\n" + workers(found["workers"], usage)
@@ -62,18 +62,10 @@ WORKER_TEXTS = frozenset({"STATE", "RESTARTS"})
 
 def worker_cells(row: Mapping[str, Any], usage: Usage) -> tuple[str, ...]:
     """Return a worker's row of the table."""
-    state = row["state"]
-    if row["stage"]:
-        state += f" ({row['stage']})"
-    elif row["why"]:
-        state += f" ({row['why'].partition(':')[0]})"
-    restarts = str(row["restarts"])
-    if last := row["last_restart"]:
-        restarts += f" ({last['cause']}, {duration(last['ago'])} ago)"
     return (
         str(row["slot"]),
         str(row["pid"] or "-"),
-        state,
+        state(row),
         str(row["generation"]),
         duration(row["age"]),
         str(row["connections"]),
@@ -81,9 +73,27 @@ def worker_cells(row: Mapping[str, Any], usage: Usage) -> tuple[str, ...]:
         f"{row['requests_per_second']:,.0f}",
         f"{row['requests']:,}",
         f"{row['loop_lag'] * 1000:.1f} ms",
-        _cpu(usage),
-        _memory(usage),
-        restarts,
+        cpu(usage),
+        memory(usage),
+        restarts(row),
+    )
+
+
+def state(row: Mapping[str, Any]) -> str:
+    """Return what a worker does, with its stage or the beginning of its reason."""
+    words = str(row["state"])
+    if row["stage"]:
+        words += f" ({row['stage']})"
+    elif row["why"]:
+        words += f" ({row['why'].partition(':')[0]})"
+    return words
+
+
+def restarts(row: Mapping[str, Any]) -> str:
+    """Return how often the worker of a slot has ended unplanned, and why the last time."""
+    last = row["last_restart"]
+    return str(row["restarts"]) + (
+        f" ({last['cause']}, {duration(last['ago'])} ago)" if last else ""
     )
 
 
@@ -179,7 +189,8 @@ def _history(found: Mapping[str, Any]) -> str:
     return text
 
 
-def _last_reload(last: Mapping[str, Any]) -> str:
+def last_reload(last: Mapping[str, Any]) -> str:
+    """Return how a reload has ended."""
     ago = f"{duration(last['ago'])} ago"
     if last["committed"]:
         return f"generation {last['generation']} committed, {ago}"
@@ -190,11 +201,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _cpu(usage: Usage) -> str:
+def cpu(usage: Usage) -> str:
+    """Return how much of a processor is used."""
     return "-" if usage.cpu is None else f"{usage.cpu:.0%}"
 
 
-def _memory(usage: Usage) -> str:
+def memory(usage: Usage) -> str:
+    """Return how much memory is used, what is shared being divided if that is known."""
     return size(usage.rss if usage.pss is None else usage.pss)
 
 
