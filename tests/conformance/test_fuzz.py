@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conformance.fuzz import __main__ as command
 from tests.conformance.fuzz import corpus, targets
@@ -44,7 +44,9 @@ def inputs(draw: Any, name: str) -> bytes:
     return head + bytes(data[1:])
 
 
+# Always the same inputs, but in a long night: a new finding should not stop somebody else's work.
 @pytest.mark.parametrize("name", targets.TARGETS)
+@settings(derandomize=settings.get_current_profile_name() == "default")
 @given(data=st.data())
 def test_a_property_holds_for_damaged_input(name: str, data: st.DataObject) -> None:
     target, _ = targets.TARGETS[name]
