@@ -17,6 +17,8 @@ extensions = ["myst_parser", "sphinx_copybutton", "sphinxcontrib.mermaid"]
 # Fragments are collected into the page of changes; they are no pages of their own.
 exclude_patterns = ["_build", "changes/*"]
 nitpicky = True
+# Options begin with two hyphens, in headings too.
+smartquotes = False
 
 # So that `page.md#heading` is checked too.
 myst_heading_anchors = 4
