@@ -79,6 +79,8 @@ def some_values(declaration, directory):
         "admin_bind": "127.0.0.1:900{}",
         "header": "x-n: {}",
         "umask": "02{}",
+        "forwarded_allow_ips": "10.0.0.{}",
+        "proxy_allow_from": "10.0.0.{}",
         "uds_permissions": "60{}",
         "ssl_context_factory": "module:function{}",
         "on_worker_start": "module:function{}",

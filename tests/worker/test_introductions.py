@@ -16,7 +16,7 @@ from tests.worker.test_proxy_protocol import REST, V4, block, field
 from tests.worker.waiting import until
 
 from asgictl_worker import introductions
-from asgictl_worker.proxy import NotAPeer
+from asgictl_worker.errors import BadSetting
 from asgictl_worker.server import Server
 from asgictl_worker.settings import WorkerSettings
 
@@ -218,10 +218,10 @@ async def test_refusals_are_not_all_logged_but_counted(
     ]
 
 
-async def test_a_list_that_cannot_be_understood_is_named() -> None:
-    server = Server(app, WorkerSettings(proxy_protocol=True, proxy_allow_from="lb.internal"))
-    with pytest.raises(NotAPeer, match=r"proxy_allow_from: 'lb\.internal' is not an address"):
-        await server.serve(port=0)
+@pytest.mark.parametrize("name", ["proxy_allow_from", "forwarded_allow_ips"])
+def test_a_list_that_cannot_be_understood_is_refused_with_the_setting(name: str) -> None:
+    with pytest.raises(BadSetting, match=rf"{name} .* where 'lb\.internal' is not an address"):
+        WorkerSettings(**{name: "127.0.0.1,lb.internal"})
 
 
 async def test_who_says_nothing_does_not_hold_up_the_end() -> None:

@@ -327,6 +327,19 @@ def rule_for_function(text: str) -> None:
         raise ValueError("the name of a function, module:function")
 
 
+def _rule_for_peers(text: str) -> None:
+    # Not above: the rules of HTTP import the settings, and have no use for networks.
+    from asgictl_worker.proxy import NotAPeer, ProxyTrust
+
+    try:
+        ProxyTrust(text)
+    except NotAPeer as error:
+        raise ValueError(
+            "addresses, networks, unix: or *, separated by commas, where "
+            f"{error.entry!r} {error.reason}"
+        ) from None
+
+
 def _rule_for_access_format(text: str) -> None:
     from asgictl_worker import access_format  # only for those who have one
 
@@ -631,6 +644,7 @@ class WorkerSettings:
         group=_PROXY,
         variables=("FORWARDED_ALLOW_IPS",),
         metavar="LIST",
+        rule=_rule_for_peers,
     )
     proxy_protocol: bool = setting(
         False,
@@ -644,6 +658,7 @@ class WorkerSettings:
         "peers); all others are refused.",
         group=_PROXY,
         metavar="LIST",
+        rule=_rule_for_peers,
     )
     forwarded_host: bool = setting(
         False,
