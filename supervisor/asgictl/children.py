@@ -265,14 +265,14 @@ class Children:
 
     def _on_watcher(self, watcher: Watcher, changed: Callable[[Changes], None]) -> None:
         said, goes_on = watcher.receive()
-        if not goes_on:
-            self.watch_files(None, changed)
-            log.error("files are watched no more; HUP replaces the workers until you start anew")
         for each in said:
             if isinstance(each, str):
                 log.warning("%s", each)
             else:
                 changed(each)
+        if not goes_on:
+            self.watch_files(None, changed)
+            log.error("files are watched no more; HUP replaces the workers until you start anew")
 
     # -- Those that answer one question
 

@@ -50,7 +50,7 @@ from asgictl.system.signals import SignalPipe
 from asgictl.system.template import TemplateProcess
 from asgictl.system.terminal import Terminal, shell_above
 from asgictl_worker import board, contract, counters, logs
-from asgictl_worker.errors import BadSetting, ConfigurationError, ExitCode
+from asgictl_worker.errors import ConfigurationError, ExitCode
 
 log = logging.getLogger("asgictl.supervisor")
 
@@ -179,8 +179,8 @@ class Supervisor:
         if settings.pid is not None:
             self._pidfile = pidfile.PidFile(settings.pid)
             leaving.callback(self._pidfile.remove)
-        if settings.reload and (missing := self._area(self._generations[1]).missing):
-            raise BadSetting("reload_dir", missing[0], "a directory that exists")
+        if settings.reload:
+            self._area(self._generations[1]).check()
         if settings.uses_tls:
             self._check_certificates()
         self._generations.bind(self._generations[1])

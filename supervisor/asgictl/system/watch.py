@@ -6,6 +6,7 @@ and no reason for the supervisor to end.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import setproctitle
 from asgictl.settings import Settings
 from asgictl.system import kernel, signals
 from asgictl.system.kernel import Child
+from asgictl_worker.errors import BadSetting, ConfigurationError
 
 INCLUDED = ("*.py",)
 EXCLUDED = (".*", ".py[cod]", ".sw.*", "~*", "*~", "__pycache__", "node_modules", "site-packages")
@@ -100,10 +102,20 @@ class Area:
             polling=settings.reload_polling,
         )
 
-    @property
-    def missing(self) -> list[str]:
-        """Return the directories that are not there."""
-        return [each for each in self.directories if not os.path.isdir(each)]
+    def check(self) -> None:
+        """Make sure that it can be watched.
+
+        Raises:
+            ConfigurationError: a directory is not there, or watchfiles is not.
+        """
+        for each in self.directories:
+            if not os.path.isdir(each):
+                raise BadSetting("reload_dir", each, "a directory that exists")
+        if importlib.util.find_spec("watchfiles") is None:
+            raise ConfigurationError(
+                "reload needs the package watchfiles, which is not installed; "
+                f"`{sys.executable} -m pip install watchfiles` gets it"
+            )
 
     def covers(self, path: str) -> bool:
         """Return whether a changed file counts."""

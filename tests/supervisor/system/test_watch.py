@@ -12,6 +12,7 @@ from tests.kit import wait_for
 
 from asgictl.settings import Settings
 from asgictl.system.watch import Area, Changes, Watcher
+from asgictl_worker.errors import BadSetting, ConfigurationError
 
 
 def area(directory: Path, *files: str, **settings: object) -> Area:
@@ -111,8 +112,17 @@ class TestWhatCounts:
     def test_changes_that_do_not_count_are_nothing(self, tmp_path: Path) -> None:
         assert area(tmp_path).changes([f"{tmp_path}/notes.txt"], str(tmp_path)) is None
 
-    def test_directories_that_are_missing_are_known(self, tmp_path: Path) -> None:
-        assert area(tmp_path, reload_dir=("src",)).missing == [f"{tmp_path}/src"]
+    def test_a_directory_that_is_missing_is_named(self, tmp_path: Path) -> None:
+        area(tmp_path).check()
+        with pytest.raises(BadSetting, match=f"reload_dir cannot be '{tmp_path}/src'"):
+            area(tmp_path, reload_dir=("src",)).check()
+
+    def test_a_package_that_is_missing_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+        with pytest.raises(ConfigurationError, match="pip install watchfiles"):
+            area(tmp_path).check()
 
 
 @contextlib.contextmanager
