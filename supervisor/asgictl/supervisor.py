@@ -567,8 +567,10 @@ class Supervisor:
     def _keep_generations(self, keep: set[int]) -> None:
         for number in set(self._children.templates) - keep:
             self._children.drop_template(number, "its generation was given up")
-        for listener in self._generations.keep(keep):
-            if keep:
+        closed = self._generations.keep(keep)
+        served = {listener.address for listener in self._generations.all_listeners()}
+        for listener in closed:
+            if keep and listener.address not in served:
                 log.info("no longer listening on %s", listener.address)
 
     def _upgrade(self, _action: act.Upgrade) -> None:

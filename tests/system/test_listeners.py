@@ -50,6 +50,22 @@ def test_new_permissions_are_those_of_a_reload_that_was_not_refused(
     server.stop()
 
 
+def test_a_reload_makes_a_unix_socket_anew_whose_path_was_removed(
+    serve: Serve, project: Project, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.sock"
+    project.write(application("1"))
+    server = serve("--uds", str(path), "--workers", "2", "--min-ready", "0")
+    path.unlink()  # as deploy scripts do that were written for another server
+    server.reload()
+    with Load(str(path), keep_alive=4, closing=2) as load:
+        server.reload()
+        load.wait_for_answers(50)
+    load.assert_nothing_lost()
+    server.stop()
+    assert list(tmp_path.glob("app.sock*")) == []
+
+
 def test_a_unix_socket_left_by_a_dead_server_is_taken_over(
     serve: Serve, project: Project, tmp_path: Path
 ) -> None:

@@ -120,6 +120,11 @@ class Listener:
         end = socket.socket(fileno=left["fd"])
         return cls(left["asked"], end, left["address"], lock, left["borrowed"])
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the path of a UNIX socket that was made here still leads to it."""
+        return self.lock is None or self.lock.leads_here()
+
     def give_access(self, access: Access) -> None:
         """Let others connect than before, if this is a UNIX socket that was made here.
 
@@ -165,7 +170,8 @@ def bind_all(
         access: for UNIX sockets that are made here.
         passed: sockets of the service manager, as ``passed_sockets()`` returns them.
         places: what ``resolve()`` has found; names that are not in it are looked up here.
-        keep: listeners that exist already; those asked for again are returned as they are.
+        keep: listeners that exist already; those asked for again are returned as they are, but
+            for a UNIX socket whose path somebody has removed: it is made anew.
 
     Raises:
         CannotBind: one of them cannot be had; those made before are closed again.
@@ -174,7 +180,8 @@ def bind_all(
     passed = passed or {}
     existing: dict[str, list[Listener]] = {}
     for listener in keep:
-        existing.setdefault(listener.asked, []).append(listener)
+        if listener.reachable:
+            existing.setdefault(listener.asked, []).append(listener)
     ipv4_ports = {
         address.port
         for address in addresses
@@ -193,6 +200,9 @@ def bind_all(
                         fds = _named(address, passed)
                         found = [_borrow(fd, address, result, keep) for fd in fds]
                     case UnixAddress():
+                        for listener in keep:
+                            if listener.lock and listener.asked == str(address):
+                                listener.lock.release()
                         found = [_unix(address, backlog, access)]
                     case TcpAddress():
                         where = (places or {}).get(str(address)) or _look_up(address)
@@ -558,13 +568,24 @@ class SocketLock:
         os.chmod(self.path, access.mode)
         self._access = access
 
+    def leads_here(self) -> bool:
+        """Return whether the path is still that of the socket that was made."""
+        with contextlib.suppress(OSError):
+            return self._made == _identity(self.path)
+        return False
+
+    def release(self) -> None:
+        """Let the path be locked anew."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self.fd), os.stat(self._lock_path)):
+                os.unlink(self._lock_path)
+
     def remove(self) -> None:
         """Remove the socket and the lock."""
-        with contextlib.suppress(OSError):
-            if self._made and self._made == _identity(self.path):
+        if self._made and self.leads_here():
+            with contextlib.suppress(OSError):
                 os.unlink(self.path)
-        with contextlib.suppress(OSError):
-            os.unlink(self._lock_path)
+        self.release()
         os.close(self.fd)
 
 

@@ -445,6 +445,46 @@ def test_a_unix_socket_belongs_to_whom_the_workers_run_as(bind: Bind, path: Path
     assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
 
 
+def test_a_unix_socket_whose_path_was_removed_is_made_anew(bind: Bind, path: Path) -> None:
+    (first,) = bind(UnixAddress(str(path)))
+    assert bind(UnixAddress(str(path)), keep=[first]) == [first]
+    path.unlink()
+    (second,) = bind(UnixAddress(str(path)), keep=[first])
+    assert second is not first
+    assert answers(str(path), socket.AF_UNIX)
+    # The old one goes when the reload is committed, and takes nothing along.
+    assert bind(UnixAddress(str(path)), keep=[first, second]) == [second]
+    first.close()
+    assert answers(str(path), socket.AF_UNIX)
+    with pytest.raises(CannotBind, match="serves there"):
+        bind(UnixAddress(str(path)))
+    second.close()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_also_if_its_lock_was_removed_with_it(bind: Bind, path: Path) -> None:
+    (first,) = bind(UnixAddress(str(path)))
+    for file in path.parent.iterdir():
+        file.unlink()
+    (second,) = bind(UnixAddress(str(path)), keep=[first])
+    first.close()
+    assert answers(str(path), socket.AF_UNIX)
+    second.close()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_but_not_if_somebody_else_has_taken_the_path(bind: Bind, path: Path) -> None:
+    (first,) = bind(UnixAddress(str(path)))
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(CannotBind, match="serves there"):
+            bind(UnixAddress(str(path)), keep=[first])
+        first.close()
+        assert answers(str(path), socket.AF_UNIX)
+
+
 def test_a_unix_socket_that_is_kept_can_be_given_to_others(bind: Bind, path: Path) -> None:
     (listener,) = bind(UnixAddress(str(path)), access=Access(0o600))
     listener.give_access(Access(0o660))
