@@ -18,13 +18,13 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.system
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 def test_the_tutorial_is_true(reader: Reader) -> None:
     assert sum(map(reader.follow, TUTORIAL)) > 25
 
 
 @pytest.mark.system
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["stuck-worker"])
 def test_how_tos_with_an_example_are_true(reader: Reader, name: str) -> None:
     assert reader.follow(ROOT / "docs" / "how-to" / f"{name}.md") > 3
