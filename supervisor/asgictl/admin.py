@@ -39,16 +39,24 @@ MAX_OUTPUT = 16 * 1024 * 1024
 READ_SIZE = 4096
 
 
+def wanted(settings: Settings) -> TcpAddress | UnixAddress | None:
+    """Return where the setting ``admin_bind`` asks to serve."""
+    if settings.admin_bind is None:
+        return None
+    address = parse_bind(settings.admin_bind)
+    assert isinstance(address, TcpAddress | UnixAddress)
+    return address
+
+
 def listen(settings: Settings) -> Listener | None:
     """Return the socket that the setting ``admin_bind`` asks for.
 
     Raises:
         CannotBind: it cannot be had.
     """
-    if settings.admin_bind is None:
+    address = wanted(settings)
+    if address is None:
         return None
-    address = parse_bind(settings.admin_bind)
-    assert isinstance(address, TcpAddress | UnixAddress)
     access = listeners.Access.of(settings.uds_permissions, None)
     (listener, *others) = listeners.bind_all([address], backlog=BACKLOG, access=access)
     for other in others:

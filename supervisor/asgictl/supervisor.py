@@ -550,6 +550,7 @@ class Supervisor:
     def _commit(self, action: act.Commit) -> None:
         self._keep_generations({action.generation})
         generation = self._generations[action.generation]
+        self._see_admin_change(generation.settings)
         for listener in generation.listeners:
             try:
                 listener.give_access(generation.access)
@@ -679,6 +680,12 @@ class Supervisor:
                 self._children.bury,
             )
             log.info("health, metrics and a page about the fleet are on %s", listener.address)
+
+    def _see_admin_change(self, settings: Settings) -> None:
+        """Say that the address for health and metrics is not what a reload has asked for."""
+        serving = self._admin.listener.asked if self._admin else "none"
+        if str(admin.wanted(settings) or "none") != serving:
+            log.warning("admin_bind has changed, which needs a restart; it is still %s", serving)
 
     def _close_admin(self) -> None:
         if self._admin:

@@ -116,9 +116,15 @@ def test_a_supervisor_that_stands_still_is_not_alive(serve: Serve, project: Proj
     server.stop()
 
 
-def test_a_unix_socket_serves_as_well_and_goes_at_the_end(serve: Serve, project: Project) -> None:
+def test_a_unix_socket_stays_over_a_reload_and_goes_at_the_end(
+    serve: Serve, project: Project
+) -> None:
     project.write(application("1"))
-    server = serve("--admin-bind", "unix:admin.sock")
+    project.write("admin_bind = 'unix:admin.sock'", "asgictl.toml")
+    server = serve("--min-ready", "0")
+    project.write("admin_bind = '127.0.0.1:0'", "asgictl.toml")
+    server.reload()
+    server.assert_log("admin_bind has changed, which needs a restart; it is still unix:admin.sock")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
         client.connect(str(project.directory / "admin.sock"))
