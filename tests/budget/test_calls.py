@@ -22,6 +22,10 @@ BUDGET = {
         b"POST" + GET[3:-2] + b"content-length: 5\r\n\r\nhello",
         20,
     ),
+    "behind a proxy": (
+        GET[:-2] + b"x-forwarded-for: 203.0.113.7\r\nx-forwarded-proto: https\r\n\r\n",
+        28,
+    ),
 }
 """Calls by kind of request, exactly. Raise one in the commit that needs more, with the reason."""
 
