@@ -418,6 +418,44 @@ async def test_too_many_requests_are_turned_away(parser):
     await other.written_is(HELLO)
 
 
+async def test_websockets_count_as_requests_and_are_turned_away_too():
+    peer = Peer(never, limit_concurrency=1)
+    peer.connection.transport.set_protocol = lambda protocol: None
+    peer.connection.transport.resume_reading = lambda: None
+    peer.send(UPGRADE)
+    await until(lambda: peer.service.counters.in_flight == 1)
+    for request in (GET, UPGRADE):
+        other = Peer(hello, service=peer.service)
+        other.send(request)
+        assert other.written == refusal(
+            b"503 Service Unavailable", b"too many requests in progress", b"retry-after: 5"
+        )
+        assert other.transport.closed
+    for task in list(peer.service.tasks):
+        task.cancel()
+    await until(lambda: not peer.service.tasks)
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+async def test_surplus_connections_are_turned_away_when_they_ask(upgrade, parser):
+    first = Peer(hello, http=parser, limit_connections=1)
+    surplus = Peer(hello, service=first.service)
+    assert surplus.written == b""
+    surplus.send(UPGRADE if upgrade else GET)
+    assert surplus.written == refusal(
+        b"503 Service Unavailable", b"too many connections", b"retry-after: 5"
+    )
+    assert surplus.transport.closed
+    surplus.lose()
+    # The others are served, and the next one is when there is room again.
+    first.send(GET)
+    await first.written_is(HELLO)
+    first.lose()
+    last = Peer(hello, service=first.service)
+    last.send(GET)
+    await last.written_is(HELLO)
+
+
 # -- Ends
 
 

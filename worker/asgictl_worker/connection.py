@@ -126,6 +126,7 @@ class Connection(asyncio.Protocol):
         "_half_closable",
         "_held_size",
         "_idle_times",
+        "_is_surplus",
         "_own_peer",
         "_parser",
         "_stall",
@@ -198,6 +199,8 @@ class Connection(asyncio.Protocol):
         service.connections.add(self)
         service.counters.connections_total += 1
         settings = service.settings
+        limit = settings.limit_connections
+        self._is_surplus = limit is not None and len(service.connections) > limit
         now = service.ticker.now
         patience = settings.timeout_request_header
         if service.draining:
@@ -322,16 +325,16 @@ class Connection(asyncio.Protocol):
             )
             peer = _in_words(client)
         self.peer = peer
-        if request.upgrade == b"websocket" and settings.ws != "none":
+        refusal = self._find_refusal() if service.has_limits else None
+        if request.upgrade == b"websocket" and settings.ws != "none" and refusal is None:
             self._upgrade(request, client, scheme, server)
             return
         scope = request.scope("http", client, server, scheme, settings.root_path, service.state)
         if self._tls is not None:
             scope["extensions"]["tls"] = self._tls.copy()
         self._cycle = cycle = self.cycle_class(self, request, scope)
-        limit = settings.limit_concurrency
-        if limit is not None and service.counters.in_flight >= limit:
-            cycle.refuse(BadRequest(503, "too many requests in progress"))
+        if refusal is not None:
+            cycle.refuse(refusal)
         elif not request.has_body:
             cycle.start()
         elif body:
@@ -479,6 +482,14 @@ class Connection(asyncio.Protocol):
             await self._writable_waiters.join()
 
     # -- Inside
+
+    def _find_refusal(self) -> BadRequest | None:
+        """Return why no request can be served now, if so."""
+        service = self.service
+        limit = service.settings.limit_concurrency
+        if limit is not None and service.counters.in_flight >= limit:
+            return BadRequest(503, "too many requests in progress")
+        return BadRequest(503, "too many connections") if self._is_surplus else None
 
     def _set_deadline(self, request: Request) -> None:
         """See to a request that may take too long, for what reason ever."""

@@ -42,6 +42,8 @@ class Service:
     draining: bool = False
     has_deadlines: bool = False
     """Whether requests without a body have to be looked at, too, until they are answered."""
+    has_limits: bool = False
+    """Whether requests may have to be turned away."""
     idle_times: tuple[float, float] = field(init=False)
     """Seconds after which an idle connection rests, and after which a resting one is closed."""
     defaults: DefaultFields = field(init=False)
@@ -53,6 +55,8 @@ class Service:
         idle = self.settings.timeout_keep_alive + INTERVAL
         self.idle_times = (min(idle, REST), max(0.0, idle - REST))
         self.has_deadlines = bool(self.settings.timeout_request)
+        limits = (self.settings.limit_concurrency, self.settings.limit_connections)
+        self.has_limits = any(limits)
         reset = self.settings.reset_contextvars
         self.context = contextvars.Context() if reset else contextvars.copy_context()
 

@@ -431,6 +431,12 @@ class WorkerSettings:
         group=_LIMITS,
         minimum=1,
     )
+    limit_connections: int | None = setting(
+        None,
+        "Answer 503 to whatever is asked on connections above this many in one worker, and close them.",
+        group=_LIMITS,
+        minimum=1,
+    )
     limit_request_line: int = setting(
         8190, "Answer 414 to a longer request line.", group=_LIMITS, unit="bytes", minimum=64
     )

@@ -145,15 +145,6 @@ async def test_a_bad_handshake_never_reaches_the_application(header, status):
     assert talk.access.lines[0][2] == status
 
 
-async def test_above_the_limit_of_concurrency_the_answer_is_503():
-    talk = Conversation(echo, limit_concurrency=1)
-    talk.service.counters.in_flight = 1
-    talk.start()
-    await talk.until(lambda: talk.transport.lost)
-    assert talk.answer.status_code == 503
-    assert "Retry-After" in talk.answer.headers
-
-
 async def test_the_application_may_answer_with_http_instead():
     app = Script()
     talk = Conversation(app).start()
@@ -987,6 +978,13 @@ async def test_abort_cancels_the_application_and_closes(drained, caplog):
     assert talk.closed == (1012, "")
     assert f"out of time, cancelled {LINE}" in caplog.text
     assert talk.service.counters.errors_total == 0
+
+
+async def test_abort_before_the_first_step_of_the_application_is_a_503():
+    talk = Conversation(Script()).start()
+    talk.cycle.abort()
+    await talk.ended()
+    assert talk.answer.status_code == 503
 
 
 async def test_abort_before_the_answer_is_a_503():

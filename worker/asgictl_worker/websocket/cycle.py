@@ -33,7 +33,7 @@ from http import HTTPStatus
 from typing import Any
 
 from asgictl_worker.access_format import Details
-from asgictl_worker.http.cycle import CLIENT_LEFT, RETRY_AFTER, TASK_OPTIONS, is_about_disconnect
+from asgictl_worker.http.cycle import CLIENT_LEFT, TASK_OPTIONS, is_about_disconnect
 from asgictl_worker.http.http1 import Writer
 from asgictl_worker.http.request import Request
 from asgictl_worker.http.response import ClientDisconnected, ResponseError
@@ -224,11 +224,7 @@ class WebSocketCycle(asyncio.Protocol):
         counters = service.counters
         counters.websockets += 1
         counters.websockets_total += 1
-        limit = service.settings.limit_concurrency
         try:
-            if limit is not None and counters.in_flight >= limit:
-                retry = (b"retry-after", RETRY_AFTER)
-                raise BadHandshake(503, "too many requests in progress", retry)
             self._handshake = handshake.negotiate(
                 self._request, per_message_deflate=service.settings.ws_per_message_deflate
             )
@@ -243,6 +239,8 @@ class WebSocketCycle(asyncio.Protocol):
         if not task.done():
             self._task = task
             service.tasks.add(task)
+            if not TASK_OPTIONS:
+                task.add_done_callback(self._has_ended)
 
     def details(self) -> Details:
         """Return what only some formats of the access log want to know."""
@@ -504,6 +502,13 @@ class WebSocketCycle(asyncio.Protocol):
             service.counters.in_flight -= 1
             if self._task is not None:
                 service.tasks.discard(self._task)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        """See to a task that was cancelled before its first step, so that it never ran."""
+        if task.cancelled():
+            self._service.counters.in_flight -= 1
+            self._service.tasks.discard(task)
+            self._fail(asyncio.CancelledError())
 
     def _fail(self, error: BaseException) -> None:
         """Report what the application did, and tell the client what it can be told."""
