@@ -9,6 +9,7 @@ from asgictl_worker.errors import ConfigurationError
 from asgictl_worker.proxy import NotAPeer, ProxyTrust
 
 PEER = ("10.0.0.1", 4711)
+LONGEST = "2001:0db8:0000:0000:0000:ffff:203.0.113.107"
 
 
 def forwarded(**headers: str) -> list[tuple[bytes, bytes]]:
@@ -93,6 +94,9 @@ def test_without_forwarding_headers_client_and_scheme_stay():
         ("[2001:db8::7]443", PEER),
         ("[2001:db8::7", ("2001:db8::7", 0)),
         ("fe80::1%eth0", PEER),
+        (LONGEST, (LONGEST, 0)),
+        (f"[{LONGEST}]:44711", (LONGEST, 44711)),
+        ("1" * 10_000, PEER),
         ('fe80::1%" 200 0 forged', PEER),
         # The right-most that is not on the list: the rest is what that client wrote.
         ("1.1.1.1, 203.0.113.7", ("203.0.113.7", 0)),
@@ -321,6 +325,12 @@ def test_a_host_that_is_none_is_not_taken(host):
 @pytest.mark.parametrize("port", ["", "0", "65536", "x", "+80", "8_0", "999999999999999999999999"])
 def test_a_port_that_is_none_is_not_taken(port):
     assert resolve_host(x_forwarded_port=port) == (["inner:8000"], SERVER)
+
+
+def test_a_host_is_as_long_as_names_can_be():
+    longest = ".".join(["a" * 50] * 5)
+    assert resolve_host(x_forwarded_host=f"{longest}:65535")[1] == (longest, 65535)
+    assert resolve_host(x_forwarded_host=longest + "." + "a" * 50)[1] == SERVER
 
 
 CLAIMS = {"x_forwarded_host": "evil.test", "x_forwarded_port": "81", "forwarded": "host=evil.test"}

@@ -258,7 +258,8 @@ def _fields(
 ) -> str:
     identity = f',"request_id":{quoted(details.request_id)}' if details.request_id else ""
     return (
-        f'{_client_fields(client)},"method":"{method}",{_target_fields(target)},'
+        f'{_client_fields(client)},"method":"{method}",'
+        f"{_known_target(target) if len(target) <= _KNOWN_TARGET else _target_fields(target)},"
         f'"http_version":"{http_version}","status":{status},'
         f'"size":{size},"duration":{seconds:.6f}{identity}'
     )
@@ -272,10 +273,15 @@ def _client_fields(client: str) -> str:
     return f'"client":{quoted(address)},"client_port":{port}'
 
 
-@lru_cache(1024)
 def _target_fields(target: bytes) -> str:
     path, _, query = target.decode("latin-1").partition("?")
     return f'"path":{quoted(path)},"query":{quoted(query)}'
+
+
+_KNOWN_TARGET = 256
+"""Bytes of a target that is remembered, at most, so that nobody can fill the memory."""
+
+_known_target = lru_cache(1024)(_target_fields)
 
 
 class ColoredAccess(AccessLog):

@@ -42,6 +42,11 @@ _CACHED_PEERS = 1024
 _CACHED_BYTES = 512
 """Of the claims in one request, at most, so that nobody can fill the memory with long ones."""
 
+_MAX_NODE = len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535")
+_MAX_HOST = 255 + len(":65535")
+"""Characters of an address and of a host (RFC 1035, section 2.3.4), each with a port; whatever
+is longer is neither, and is not remembered either."""
+
 _FORWARDING_HEADERS = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
 _HOST_HEADERS = frozenset({b"x-forwarded-host", b"x-forwarded-port"})
 _OLDER_HEADERS = (
@@ -196,11 +201,11 @@ class ProxyTrust:
         for hop in reversed(_hops(claims)):
             scheme = schemes.get(hop.scheme.lower(), scheme)
             if self._take_host:
-                host = _parse_host(hop.host) or host
+                host = (len(hop.host) <= _MAX_HOST and _parse_host(hop.host)) or host
                 port = _parse_port(hop.port) or port
             if not hop.address:
                 continue
-            node = _parse_node(hop.address)
+            node = _parse_node(hop.address) if len(hop.address) <= _MAX_NODE else None
             # "unknown", an obfuscated name or junk: the proxy that wrote it is the last
             # one whose address is known.
             if node is None:
