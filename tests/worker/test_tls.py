@@ -628,6 +628,27 @@ async def test_a_client_that_closes_in_the_middle_is_gone_for_the_application(
         assert heard == ["request", "http.disconnect"]
 
 
+@pytest.mark.parametrize("parts", [1, 1000])
+async def test_a_client_that_reads_nothing_is_cut(
+    parts: int, authority: Authority, issued: Issued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgictl_worker.connection.LOOK", 0.1)
+    body = bytes(24 * 1024 * 1024 // parts)
+
+    async def sending(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        for left in range(parts, 0, -1):
+            await send({"type": "http.response.body", "body": body, "more_body": left > 1})
+
+    async with serving(settings(issued, timeout_write=0.5), sending) as server:
+        # A reader that nobody asks soon stops to take what comes.
+        _, writer = await open_tls(server, authority.client())
+        writer.write(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+        await until(lambda: server.connections)
+        await until(lambda: not server.connections and not server.service.tasks)
+        writer.close()
+
+
 def silent_client(
     server: Server, context: ssl.SSLContext
 ) -> tuple[socket.socket, ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
