@@ -59,6 +59,12 @@ def test_commands_have_verbs_and_options_that_exist(name: str) -> None:
             assert word in VERBS, f"`asgictl {command}`"
 
 
+def test_every_verb_is_walked_through_in_the_tutorial() -> None:
+    text = "".join(page.read_text() for page in PAGES if page.parent.name == "tutorial")
+    walked = set(re.findall(r"^\$ asgictl ([a-z-]+)\b", text, re.MULTILINE))
+    assert set(VERBS) - {"run"} <= walked
+
+
 def test_every_fragment_of_changes_is_a_sentence_of_a_known_kind() -> None:
     for path in (ROOT / "docs" / "changes").glob("*.md"):
         assert re.fullmatch(r"[\w-]+\.(added|changed|fixed|removed)\.md", path.name), path.name
