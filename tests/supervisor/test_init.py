@@ -121,6 +121,30 @@ def test_run_takes_an_object_that_the_program_has_by_its_name_there(tmp_path, ho
 
 
 @pytest.mark.system
+def test_a_reload_imports_anew_what_the_program_had_imported_before(tmp_path):
+    (tmp_path / "shared.py").write_text("print('shared: one', flush=True)")
+    server = program(
+        tmp_path,
+        f"""
+        import shared
+        import asgictl
+        if __name__ == "__main__":
+            asgictl.run("program:app", uds={str(tmp_path / "socket")!r}, min_ready=0)
+        """,
+    )
+    with stopped_at_the_end(server):
+        lines = iter(server.stderr)
+        assert any("the worker is ready" in line for line in lines)
+        (tmp_path / "shared.py").write_text("print('shared: another', flush=True)")
+        server.send_signal(signal.SIGHUP)
+        assert any("reloaded: generation 2" in line for line in lines)
+        server.send_signal(signal.SIGTERM)
+        out, err = server.communicate(timeout=30)
+    assert server.returncode == 0, err
+    assert out.split("\n") == ["shared: one", "shared: one", "shared: another", ""]
+
+
+@pytest.mark.system
 def test_run_raises_when_the_server_cannot_start(tmp_path):
     server = program(
         tmp_path,

@@ -34,8 +34,8 @@ def test_a_sound_application_is_booted_and_shut_down(project: Project) -> None:
         ("import os; os.abort()", (), "its process was killed by SIGABRT in stage 'import'"),
         (
             "import time\ndef stuck(): time.sleep(60)\nstuck()",
-            ("--timeout-boot", "1"),
-            "not ready after 1 s, still in stage 'import'",
+            ("--timeout-boot", "6"),
+            "not ready after 6 s, still in stage 'import'",
         ),
     ],
     ids=["exception", "lifespan", "exit", "abort", "hang"],

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _WORKER_OOM_POINTS = 100
 """When memory runs out, the kernel shall take a worker and not the supervisor."""
 
+_OURS = ("asgictl", "asgictl_worker")
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib-dynload/")
+"""Where modules are that a deployment does not change."""
+
 EXIT_TIMEOUT = 0.2
 """Seconds that a process gets to end after it has closed its output."""
 
@@ -130,11 +135,25 @@ def live(
         # What the supervisor holds is not ours to collect, and shared as long as nobody looks.
         gc.freeze()
         kernel.unblock_signals()
+        _forget_program()
         code = work(tls)
     except BaseException:
         traceback.print_exc()
     finally:
         leave(code)
+
+
+def _forget_program() -> None:
+    """Forget the modules that a program has imported before it called ``asgictl.run()``.
+
+    What it shares with the application would be that of the program's start, after every reload.
+    """
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if file.startswith(_STANDARD) or any(part in file for part in _INSTALLED):
+            continue
+        if file and name != "__main__" and name.partition(".")[0] not in _OURS:
+            del sys.modules[name]
 
 
 def _read_certificates(settings: Settings) -> "TLS | None":
