@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.benchmarks import endurance
 from tests.kit import Load, Project, application
 
 WORKERS = 2
@@ -310,7 +311,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a pattern for the names of the accidents")
     parser.add_argument("--write", type=Path, help="write staying-up.md into this folder")
     options = parser.parse_args()
-    names = options.servers.split(",")
+    names, load = options.servers.split(","), os.getloadavg()[0]
     table: dict[str, dict[str, str]] = {}
     for accident, stage in ACCIDENTS.items():
         if not re.search(options.only, accident):
@@ -323,24 +324,49 @@ def main() -> None:
             sys.stdout.write(f"{accident:45} {name:10} {seen}\n")
             sys.stdout.flush()
     if options.write:
-        options.write.joinpath("staying-up.md").write_text(_page(table, names, options.peers))
+        alone = []
+        for measure, found in endurance.measured():
+            alone.append((measure, found))
+            sys.stdout.write(f"{measure:45} {found}\n")
+            sys.stdout.flush()
+        page = _page(table, names, options.peers, load, alone)
+        options.write.joinpath("staying-up.md").write_text(page)
 
 
-def _page(table: dict[str, dict[str, str]], names: list[str], peers: Path | None) -> str:
+def _page(
+    table: dict[str, dict[str, str]],
+    names: list[str],
+    peers: Path | None,
+    load: float,
+    alone: list[tuple[str, str]],
+) -> str:
     versions = ", ".join(f"{name} {_version(name, peers)}" for name in names)
     lines = [
         "# Staying up, beside other servers",
         "",
         f"""Each accident was staged for each server, and what is written here was counted by clients.
 Two workers each; {versions}; CPython {sys.version.split()[0]} on a machine with {os.cpu_count()}
-processors. Where a server has a time-out for stuck workers, it was set to {HANG_TIMEOUT} s; granian
-ran with `--respawn-failed-workers`.""",
+processors, which other programs used as well (load average {load:.0f} at the beginning). Where a
+server has a time-out for stuck workers, it was set to {HANG_TIMEOUT} s; granian ran with
+`--respawn-failed-workers`. A reload is a SIGHUP.""",
         "",
         "Regenerate with `python -m tests.benchmarks.staying_up --peers DIR --write docs/explanation`.",
     ]
     for accident, seen in table.items():
         lines += ["", f"## {accident}", "", "| server | what happened |", "|---|---|"]
         lines += [f"| {name} | {seen[name]} |" for name in names]
+    lines += [
+        "",
+        "## asgictl alone",
+        "",
+        """What it promises of itself, by `python -m tests.benchmarks.endurance`: reloads under load from
+64 clients that keep their connections and 8 that open one for each request, TERM at different
+moments, and a big fleet.""",
+        "",
+        "| | what happened |",
+        "|---|---|",
+        *(f"| {measure} | {found} |" for measure, found in alone),
+    ]
     return "\n".join(lines) + "\n"
 
 
