@@ -11,7 +11,7 @@ from asgictl.settings import Settings
 from asgictl.system import machine
 from asgictl_worker import contract
 
-BEATS_PER_SECOND = 32
+BEATS_PER_SECOND = 20
 """About as many beats as the supervisor hears of a fleet of any size, if its time-out allows."""
 
 

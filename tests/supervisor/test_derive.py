@@ -9,9 +9,9 @@ from asgictl import derive
     ("timeout", "workers", "seconds"),
     [
         (30.0, 1, 1.0),
-        (30.0, 32, 1.0),
-        # A big fleet is heard as often as one of 32, as long as nobody is missed by that.
-        (30.0, 64, 2.0),
+        (30.0, 20, 1.0),
+        # A big fleet is heard as often as one of 20, as long as nobody is missed by that.
+        (30.0, 64, 3.2),
         (30.0, 1000, 3.75),
         (4.0, 1, 0.5),
         (4.0, 1000, 0.5),
