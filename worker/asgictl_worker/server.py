@@ -44,9 +44,6 @@ HANDSHAKE_GRACE = 1.0
 """Seconds that a TLS handshake may go on while draining: time for three round trips around the
 world. Whoever does not speak at all would hold us up for the whole handshake time-out."""
 
-DISCONNECT_GRACE = 0.5
-"""Seconds in which streams that were cut may tidy up, before they are cancelled."""
-
 LEAVING_RATE = 100
 """WebSockets and streams of events that are ended per second, if there is no need to hurry."""
 
@@ -317,12 +314,13 @@ class Server:
         if self._acceptor is not None:
             self._acceptor.give_up_pending()
         if tasks:
-            # Streams have heard of the disconnect, and may want to say so to somebody.
-            _, tasks = await asyncio.wait(tasks, timeout=DISCONNECT_GRACE)
+            # Streams have heard of the disconnect, and may want to say so to somebody. Both
+            # waits together are what the supervisor grants beyond the drain.
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE / 2)
         for task in tasks:
             task.cancel()
         if tasks:
-            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE)
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_GRACE / 2)
         if tasks:
             logger.warning(
                 "these ignore their cancellation: %s", ", ".join(sorted(map(describe, tasks)))
