@@ -513,7 +513,7 @@ INSTEAD: Mapping[str, str] = {
     "--reuse-port": "leave it out: the workers share the supervisor's sockets",
     "--suppress-ragged-eofs": "leave it out",
     "--threads": "a worker runs one event loop; see --workers",
-    "--worker-connections": "see --limit-concurrency",
+    "--worker-connections": "see --limit-connections",
     "--worker-tmp-dir": "leave it out: the heartbeat is no file",
     "--casefold-http-method": _STRICT,
     "--control-socket": "see --control",

@@ -267,7 +267,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 _WITHOUT_EFFECT: Mapping[str, str] = {
     "threads": "a worker runs one event loop; use --workers",
-    "worker_connections": "set ASGICTL_LIMIT_CONCURRENCY",
+    "worker_connections": "set ASGICTL_LIMIT_CONNECTIONS",
     "http_protocols": "HTTP/1.1 and WebSocket are spoken",
     "http2_cleartext": "HTTP/1.1 and WebSocket are spoken",
     "protocol": "HTTP/1.1 and WebSocket are spoken",
