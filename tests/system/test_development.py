@@ -102,8 +102,6 @@ def test_a_saved_file_is_served_broken_code_is_shown_and_the_next_save_heals(
     assert "ModuleNotFoundError" in broken.text
     assert "app.py" in broken.text
     server.assert_log("save a file to try again")
-    # Once for both workers; but on a busy machine one save may be seen as two.
-    assert server.log().count("save a file to try again") < server.log().count("app.py changed")
 
     save_until_seen(server, app("three"))
     assert_served(server, "three")
