@@ -59,7 +59,13 @@ def answer(server: Server) -> str:
 
 def assert_served(server: Server, text: str) -> None:
     """Assert that this is what is answered; a save that was seen twice may come between."""
-    wait_for(lambda: answer(server) == text, f"{text!r} is served")
+
+    def served() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return answer(server) == text
+        return False
+
+    wait_for(served, f"{text!r} is served")
 
 
 def save_until_seen(server: Server, text: str, name: str = "app.py") -> None:
@@ -93,11 +99,14 @@ def test_a_saved_file_is_served_broken_code_is_shown_and_the_next_save_heals(
     assert_served(server, "two")
 
     save_until_seen(server, "import nothing_of_that_name")
-    page = {"accept": "text/html"}
-    broken = wait_for(
-        lambda: (found := httpx.get(server.url, headers=page, timeout=30)).is_error and found,
-        "the traceback is served",
-    )
+
+    def page() -> httpx.Response | None:
+        with contextlib.suppress(httpx.TransportError):
+            found = httpx.get(server.url, headers={"accept": "text/html"}, timeout=30)
+            return found if found.is_error else None
+        return None
+
+    broken = wait_for(page, "the traceback is served")
     assert broken.status_code == 500
     assert "ModuleNotFoundError" in broken.text
     assert "app.py" in broken.text
