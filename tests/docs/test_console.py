@@ -98,7 +98,7 @@ def test_what_is_not_so_is_found(reader: Reader, tmp_path: Path, text: str, why:
 def test_a_shell_keeps_its_directory_and_terminals_go_on(reader: Reader, tmp_path: Path) -> None:
     text = (
         "```console\n$ mkdir x\n$ cd x; pwd\n/home/me/shop/x\n$ (exit 3)\n...\n$ echo $?\n3\n```\n"
-        "<!-- terminal: b -->\n```console\n$ trap 'echo bye' INT; echo a; sleep 60\na\n^C\nbye\n```\n"
+        "<!-- terminal: b -->\n```console\n$ trap 'echo bye; exit' INT; echo a; while sleep 0.1; do :; done\na\n^C\nbye\n```\n"
     )
     assert reader.follow(page(tmp_path, text)) == 5
 
