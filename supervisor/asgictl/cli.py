@@ -5,8 +5,6 @@ Options are made from the declarations of the settings. Their values stay texts 
 the operator is one line on standard error and an exit code, never a traceback.
 """
 
-import difflib
-import getpass
 import os
 import re
 import sys
@@ -223,6 +221,9 @@ def _run(app: tuple[str, ...], config: str | None, **values: object) -> int:
             and not os.path.exists(word)
             and not os.path.exists(f"{word}.py")
         ):
+            # Here and not above: it takes memory, and is seldom needed.
+            import difflib
+
             near = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.7)
             if near or len(app) > 1:
                 hint = (
@@ -306,6 +307,8 @@ def _init(
     configuration = Source.of_this_process(given, config).read()
     directory = configuration.directory
     if systemd:
+        import getpass
+
         from asgictl import unit
 
         name = unit.service_name(directory)

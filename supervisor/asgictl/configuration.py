@@ -16,7 +16,6 @@ errors. Sources, the weakest first:
 the strongest source that answers it replaces what weaker ones said.
 """
 
-import difflib
 import operator
 import os
 import re
@@ -488,5 +487,8 @@ def _nearest(name: str, spell: Callable[[Declaration], str]) -> str:
         for declaration in SETTINGS.values()
         for flag in (*declaration.facts.flags, declaration.flag)
     }
+    # Here and not above: it takes memory, and is seldom needed.
+    import difflib
+
     close = difflib.get_close_matches(name, words, n=1)
     return f"; did you mean {spell(words[close[0]])}?" if close else ""

@@ -13,7 +13,6 @@ The root logger, and with it the application's own logging, is left alone. The s
 imports this module: no event loop here.
 """
 
-import configparser
 import contextlib
 import importlib
 import json
@@ -21,7 +20,6 @@ import logging
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, ClassVar, TextIO
@@ -271,7 +269,7 @@ def _use_file(path: str) -> None:
     try:
         with open(path, encoding="utf-8") as file:
             config = read(file.read())
-        if isinstance(config, configparser.RawConfigParser):
+        if read is _read_ini:
             logging.config.fileConfig(config, disable_existing_loggers=False)
         elif isinstance(config, dict):
             # Without this the loggers that exist already, ours among them, would fall silent.
@@ -315,7 +313,16 @@ def _read_yaml(text: str) -> Any:
     return importlib.import_module("yaml").safe_load(text)
 
 
-def _read_ini(text: str) -> configparser.RawConfigParser:
+def _read_toml(text: str) -> Any:
+    # Here and not above, as in _read_ini(): the supervisor's memory is small.
+    import tomllib
+
+    return tomllib.loads(text)
+
+
+def _read_ini(text: str) -> Any:
+    import configparser
+
     parser = configparser.ConfigParser()
     parser.read_string(text)
     return parser
@@ -323,7 +330,7 @@ def _read_ini(text: str) -> configparser.RawConfigParser:
 
 _READERS: dict[str, Callable[[str], Any]] = {
     ".json": json.loads,
-    ".toml": tomllib.loads,
+    ".toml": _read_toml,
     ".yaml": _read_yaml,
     ".yml": _read_yaml,
     ".ini": _read_ini,
