@@ -325,13 +325,18 @@ COMPLETED = [
 def test_a_real_bash_completes_what_is_typed(typed, offered):
     words = ["asgictl", *typed.split(" ")]
     script = (
-        f'eval "$("{sys.executable}" -m asgictl completion bash)"\n'
-        f'asgictl() {{ "{sys.executable}" -m asgictl "$@"; }}\n'
+        'eval "$(asgictl completion bash)"\n'
         f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
         'compopt() { :; }\n_asgictl_completion asgictl\nprintf "%s\\n" "${COMPREPLY[@]}"'
     )
+    # Shells find asgictl where it is installed, and nowhere else.
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     found = subprocess.run(
-        ["bash", "--norc", "-c", script], capture_output=True, text=True, timeout=60
+        ["bash", "--norc", "-c", script],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert found.stderr == ""
     assert sorted(found.stdout.split()) == offered.split()
