@@ -73,6 +73,16 @@ def behind(serve: Serve, project: Project, tmp_path: Path) -> Server:
     return serve("--uds", path, "--workers", "2", "--timeout-keep-alive", "75s")
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a proxy, which has to end its own processes."""
+    process.terminate()
+    try:
+        process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture
 def front(tmp_path: Path) -> Iterator[Front]:
     """Check a proxy's configuration by its own means, then start it."""
@@ -83,8 +93,7 @@ def front(tmp_path: Path) -> Iterator[Front]:
             assert checked.returncode == 0, checked.stdout + checked.stderr
             log = stack.enter_context((tmp_path / "proxy.log").open("wb"))
             process = subprocess.Popen(start, stdout=log, stderr=subprocess.STDOUT, **how)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
+            stack.callback(end, process)
 
             def up() -> bool:
                 said = (tmp_path / "proxy.log").read_text()
