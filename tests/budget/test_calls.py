@@ -17,7 +17,7 @@ from asgictl_worker.http import framing
 BUDGET = {
     "the same again": (GET, 13),
     "a new line": (GET.replace(b" / ", b" /%d "), 24),
-    "new headers": (GET[:-2] + b"x-id: %d\r\n\r\n", 25),
+    "new headers": (GET[:-2] + b"x-id: %d\r\n\r\n", 23),
     "the same head with a body": (
         b"POST" + GET[3:-2] + b"content-length: 5\r\n\r\nhello",
         20,

@@ -340,7 +340,7 @@ class Parser(ABC):
             if not request.has_body:
                 self.known_head = head
                 self.known_request = request
-        if len(line) <= MAX_KNOWN_LINE:
+        if len(line) <= MAX_KNOWN_LINE and line not in _KNOWN_LINES:
             if len(_KNOWN_LINES) >= MAX_KNOWN_LINES:
                 _KNOWN_LINES.clear()
             _KNOWN_LINES[line] = Request(request.method, request.target, "1.1", [(b"host", b"")])
