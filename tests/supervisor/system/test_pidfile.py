@@ -86,15 +86,16 @@ def test_the_lock_ends_with_the_process(path: Path) -> None:
 
 def test_a_worker_that_outlives_its_supervisor_does_not_hold_the_lock(path: Path) -> None:
     """It has closed its copy, as every worker does."""
+    may_leave, tell = os.pipe()
 
     def work() -> None:
         PidFile(str(path))
         read_end, write_end = os.pipe()
 
         def worker() -> None:
-            kernel.close_all_but([write_end])
+            kernel.close_all_but([write_end, may_leave])
             os.write(write_end, b".")
-            signal.pause()
+            os.read(may_leave, 1)  # until this test has ended
 
         start(worker, outlives_us=True)
         os.read(read_end, 1)
@@ -103,6 +104,8 @@ def test_a_worker_that_outlives_its_supervisor_does_not_hold_the_lock(path: Path
     child = start(work)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     PidFile(str(path)).remove()
+    os.close(tell)
+    os.close(may_leave)
 
 
 def test_the_file_of_another_is_not_removed(path: Path) -> None:
