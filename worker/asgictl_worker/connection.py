@@ -335,15 +335,13 @@ class Connection(asyncio.Protocol):
         self._cycle = cycle = self.cycle_class(self, request, scope)
         if refusal is not None:
             cycle.refuse(refusal)
-        elif not request.has_body:
-            cycle.start()
         elif body:
             if cycle.body_received(body):
                 self._pause_reading()
             if self._parser.state == ENDED:
                 cycle.body_ended()
             cycle.start()
-        elif self._parser.buffer:
+        elif request.has_body and self._parser.buffer:
             # What is here of the body comes first: most applications need not wait then.
             self._unstarted = cycle
         else:

@@ -610,7 +610,7 @@ class WebSocketCycle(asyncio.Protocol):
         more = message.get("more_body", False)
         data = self._writer.body(body, more)
         self._head_sent = True
-        # Not writelines(): CVE-2024-12254, as in http/cycle.py.
+        # Not writelines(): CVE-2024-12254, as in connection.py.
         for part in filter(None, (data,) if isinstance(data, bytes) else data):
             self._service.counters.bytes_sent += len(part)
             self._transport.write(part)
