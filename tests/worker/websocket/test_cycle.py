@@ -398,7 +398,7 @@ async def test_a_client_that_leaves_before_the_answer_reports_1006():
         await app.send("accept")
     app.do("return")
     await talk.ended()
-    assert talk.access.lines[0][2] == 0
+    assert talk.access.lines[0][2] == 499
 
 
 async def test_end_of_file_without_a_close_lets_the_transport_close():
@@ -547,6 +547,17 @@ async def test_an_exception_before_the_answer_is_a_500(caplog):
     assert talk.answer.status_code == 500
     assert talk.answer.body == b"Internal Server Error"
     assert talk.access.lines[0][2] == 500
+    assert caplog.text.count("oops") == 1
+
+
+async def test_a_denial_that_is_cut_is_logged_with_the_status_that_the_client_got(caplog):
+    app = Script()
+    talk = Conversation(app).start()
+    await app.send("http.response.start", status=418)
+    await app.send("http.response.body", body=b"short", more_body=True)
+    app.do(ZeroDivisionError("oops"))
+    await talk.ended()
+    assert [line[2] for line in talk.access.lines] == [418]
     assert caplog.text.count("oops") == 1
 
 

@@ -325,7 +325,7 @@ class WebSocketCycle(asyncio.Protocol):
         self._service.counters.websockets -= 1
         self.deadline = NEVER
         if self._state is _CONNECTING or self._state is _DENYING:
-            self._log(0)
+            self._log(self._writer.status if self._head_sent else CLIENT_LEFT)
         elif self._state is _OPEN:
             self._frames.forget()
         self._state = _CLOSED
@@ -663,10 +663,10 @@ class WebSocketCycle(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _log(self, status: int) -> None:
-        """Note how the handshake was answered; 0 if nobody was there any more."""
+        """Note how the handshake was answered."""
         request = self._request
         seconds = time.perf_counter() - self._started
-        self._service.counters.request(request.method, status or CLIENT_LEFT, seconds)
+        self._service.counters.request(request.method, status, seconds)
         access_log = self._service.access_log
         if access_log is not None:
             access_log.request(
@@ -675,7 +675,7 @@ class WebSocketCycle(asyncio.Protocol):
                 request.target,
                 request.http_version,
                 status,
-                self._writer.size if status else 0,
+                self._writer.size if self._head_sent else 0,
                 seconds,
                 self,
             )
