@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -187,8 +189,17 @@ def test_the_scheme_left_of_the_client_is_not_believed():
         ("for=unknown;proto=https", PEER, "https"),
         ("for=_hidden, for=10.0.0.2", ("10.0.0.2", 0), "http"),
         ("for=203.0.113.7,", ("203.0.113.7", 0), "http"),
-        # Malformed anywhere is believed nowhere.
-        ("for=203.0.113.7;", PEER, "http"),
+        (";for=203.0.113.7;;proto=https; ", ("203.0.113.7", 0), "https"),
+        (" , for=203.0.113.7 , ", ("203.0.113.7", 0), "http"),
+        ('for=203.0.113.7;by="a, b";proto=https', ("203.0.113.7", 0), "https"),
+        # A proxy that does not say who its client is: what stands left of it proves nothing.
+        ("for=1.1.1.1, proto=https", PEER, "https"),
+        ("for=1.1.1.1, for=10.0.0.2;proto=https, by=10.0.0.3", PEER, "http"),
+        # What is malformed, and what stands left of it, is not believed.
+        ('for="1.1.1.1, for=203.0.113.7;proto=https', ("203.0.113.7", 0), "https"),
+        ('for=1.1.1.1, x, for="[2001:db8::7]"', ("2001:db8::7", 0), "http"),
+        ('for=1.1.1.1, for=10.0.0.2;by="', PEER, "http"),
+        ("for=1.1.1.1;for=203.0.113.7", PEER, "http"),
         ("for=203.0.113.7:80", PEER, "http"),
         ('for="203.0.113.7', PEER, "http"),
         ("203.0.113.7", PEER, "http"),
@@ -378,6 +389,14 @@ def test_no_header_breaks_the_walk(for_, proto, host, rfc7239, everybody):
         assert 0 <= port <= 65535
         assert scheme in ("http", "https")
         assert all(value.isascii() for name, value in headers if name == b"host")
+
+
+def test_quotes_and_commas_in_forwarded_do_not_cost_much_time():
+    text = 'for="' + ", " * 30_000 + "for=203.0.113.7;proto=https"
+    start = time.perf_counter()
+    found = ProxyTrust("*").resolve(forwarded(forwarded=text), PEER, "http")
+    assert found == (("203.0.113.7", 0), "https", None)
+    assert time.perf_counter() - start < 1.0
 
 
 def test_long_claims_are_not_remembered_and_mean_the_same():

@@ -61,9 +61,13 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 
-# RFC 7239, section 4: pairs joined by ";" make an element, elements joined by "," the list.
+# RFC 7239, section 4: pairs joined by ";" make an element, elements joined by "," the list. A
+# pair may be missing.
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_PAIR = re.compile(rf'[ \t]*({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*")[ \t]*([;,]|$)')
+_PAIR = re.compile(rf'[ \t]*(?:({_TOKEN})=({_TOKEN}|"(?:[^"\\]|\\.)*"))?[ \t]*(?:;|\Z)')
+
+_MAX_ELEMENT = 512
+"""Characters of an element in which a comma is taken for one in quotes."""
 
 
 class NotAPeer(ConfigurationError):
@@ -203,11 +207,9 @@ class ProxyTrust:
             if self._take_host:
                 host = (len(hop.host) <= _MAX_HOST and _parse_host(hop.host)) or host
                 port = _parse_port(hop.port) or port
-            if not hop.address:
-                continue
             node = _parse_node(hop.address) if len(hop.address) <= _MAX_NODE else None
-            # "unknown", an obfuscated name or junk: the proxy that wrote it is the last
-            # one whose address is known.
+            # "unknown", an obfuscated name, junk or nothing: the proxy that wrote it is the
+            # last one whose address is known.
             if node is None:
                 break
             client = node
@@ -281,23 +283,43 @@ def _elements(text: str) -> list[str]:
 
 
 def _parse_forwarded(text: str) -> list[_Hop]:
-    """Return the hops of a ``Forwarded`` header, none at all if it is malformed."""
-    hops = []
+    """Return the hops of a ``Forwarded`` header, as far back from its end as it is well formed.
+
+    It is read from the right as the walk goes, or a client could spoil what the proxies have
+    written behind its own header, by a quote that never ends.
+    """
+    hops: list[_Hop] = []
+    begin = end = len(text)
+    while end >= 0:
+        begin = text.rfind(",", 0, begin)
+        element = text[begin + 1 : end]
+        hop = _parse_element(element)
+        if hop is not None:
+            if element.strip():  # a list may have empty elements
+                hops.append(hop)
+            end = begin
+        elif begin < 0 or '"' not in element or len(element) > _MAX_ELEMENT:
+            break  # otherwise the comma may be one in quotes
+    return hops[::-1]
+
+
+def _parse_element(text: str) -> _Hop | None:
+    """Return what one proxy says in a ``Forwarded`` header, None if it is malformed."""
     pairs: dict[str, str] = {}
     position = 0
     while position < len(text):
         match = _PAIR.match(text, position)
         if match is None:
-            return []
-        name, value, separator = match.groups()
-        if value.startswith('"'):
-            value = re.sub(r"\\(.)", r"\1", value[1:-1])
-        pairs[name.lower()] = value
-        if separator != ";":
-            hops.append(_Hop(*(pairs.get(key, "") for key in ("for", "proto", "host"))))
-            pairs = {}
+            return None
+        name, value = match.groups()
+        if name is not None:
+            if value.startswith('"'):
+                value = re.sub(r"\\(.)", r"\1", value[1:-1])
+            if name.lower() in pairs:
+                return None  # RFC 7239, section 4
+            pairs[name.lower()] = value
         position = match.end()
-    return [] if pairs else hops
+    return _Hop(*(pairs.get(key, "") for key in ("for", "proto", "host")))
 
 
 @lru_cache(_CACHED_PEERS)
