@@ -2,7 +2,10 @@ import asyncio
 import gc
 import logging
 import os
+import sys
+import threading
 import time
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -267,6 +270,61 @@ def test_a_coroutine_that_was_never_awaited_is_told_once(
     (record,) = heard.records
     assert "RuntimeWarning: coroutine 'fail' was never awaited" in record.getMessage()
     assert __file__ in record.getMessage()
+
+
+@pytest.fixture
+def taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    hygiene.take_over()
+
+
+class Brittle:
+    def __del__(self) -> None:
+        raise LookupError("in pieces")
+
+
+def test_an_exception_that_cannot_be_raised_is_told_once(
+    taken_over: None, heard: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        Brittle()
+        gc.collect()
+    (record,) = heard.records
+    assert record.levelname == "ERROR"
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError
+    assert "__del__" in record.getMessage()
+    assert "in pieces" not in capfd.readouterr().err
+
+
+class Nameless:
+    def __repr__(self) -> str:
+        raise AttributeError("gone already")
+
+
+def test_what_cannot_say_what_it_is_is_told_by_its_type(heard: pytest.LogCaptureFixture) -> None:
+    hygiene.log_unraisable(
+        types.SimpleNamespace(exc_value=LookupError(), err_msg=None, object=Nameless())
+    )
+    assert heard.records[0].getMessage() == "Exception ignored in a Nameless"
+
+
+def test_an_exception_that_ends_a_thread_is_told_once(
+    taken_over: None, heard: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(error: type[BaseException]) -> None:
+        raise error("no more")
+
+    for error in (OSError, OSError, SystemExit):
+        thread = threading.Thread(target=work, args=(error,), name="the worker bee")
+        thread.start()
+        thread.join()
+    (record,) = heard.records
+    assert record.getMessage() == "an exception ended the thread 'the worker bee'"
+    assert record.exc_info is not None
+    assert capfd.readouterr().err == ""
 
 
 # -- Tasks that are left over

@@ -1,8 +1,9 @@
 """What goes wrong in an event loop without anybody noticing, told with its place.
 
 * Code that blocks the loop: nothing else is served meanwhile (``LagWatch``).
-* Exceptions that nobody retrieves, and warnings such as that of a coroutine which was never
-  awaited (``log_exception()``, ``log_warning()``).
+* Exceptions that nobody retrieves, be it of a task, of a thread or of a callback that cannot
+  raise, and warnings such as that of a coroutine which was never awaited (``log_exception()``,
+  ``take_over()``).
 * Tasks that are left over when the server stops (``cancel_leftovers()``).
 
 What repeats itself is told once a minute, with how often it happened.
@@ -17,10 +18,12 @@ import linecache
 import logging
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
 import traceback
+import warnings
 from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
@@ -290,6 +293,44 @@ def log_warning(
         logger.warning(
             "%s:%d: %s: %s%s", filename, lineno, category.__name__, message, _times(kept)
         )
+
+
+def log_unraisable(unraisable: Any) -> None:
+    """Log what Python would print, in the place of ``sys.unraisablehook()``.
+
+    Finalizers and callbacks of C code cannot raise: that of SNI, for instance.
+    """
+    error = unraisable.exc_value
+    message = unraisable.err_msg or "Exception ignored in"
+    kept = _repetitions.admit((message, *_origin(error)), time.monotonic())
+    if kept is None:
+        return
+    try:
+        what = f" {unraisable.object!r}" if unraisable.object is not None else ""
+    except Exception:  # it is being finalized, and may be in pieces
+        what = f" a {type(unraisable.object).__name__}"
+    logger.error("%s%s%s", message, what, _times(kept), exc_info=error)
+
+
+def log_thread(failure: threading.ExceptHookArgs) -> None:
+    """Log the exception that ended a thread, in the place of ``threading.excepthook()``."""
+    error = failure.exc_value
+    if issubclass(failure.exc_type, SystemExit):
+        return  # as threading has it
+    kept = _repetitions.admit(("thread", *_origin(error)), time.monotonic())
+    if kept is not None:
+        name = "" if failure.thread is None else f" {failure.thread.name!r}"
+        logger.error("an exception ended the thread%s%s", name, _times(kept), exc_info=error)
+
+
+def take_over() -> None:
+    """Log what Python would print to standard error, as nobody else wants it.
+
+    A reader of JSON lines could not read it, and to print may block the loop.
+    """
+    warnings.showwarning = log_warning
+    sys.unraisablehook = log_unraisable
+    threading.excepthook = log_thread
 
 
 # -- Tasks that are left over

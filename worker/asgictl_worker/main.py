@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import sys
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -254,7 +253,7 @@ class _Worker:
     async def _live(self) -> int:
         self.loop = asyncio.get_running_loop()
         self.loop.set_exception_handler(hygiene.log_exception)
-        warnings.showwarning = hygiene.log_warning
+        hygiene.take_over()
         try:
             booted = await self._boot()
         except (Exception, SystemExit, KeyboardInterrupt) as error:
