@@ -157,6 +157,10 @@ class Channel:
             self._kept.popleft()
         return True
 
+    def let_go(self) -> None:
+        """Leave the descriptor open: its end is what the supervisor takes for ours."""
+        self._socket.detach()
+
     def receive(self) -> Iterator[contract.Message]:
         """Yield the messages that have arrived, those that are understood.
 
@@ -237,6 +241,7 @@ class _Worker:
         finally:
             logs.flush(LAST_WORDS)
             self.channel.flush(LAST_WORDS)
+            self.channel.let_go()
 
     def _prepare_process(self) -> None:
         assignment = self.assignment
