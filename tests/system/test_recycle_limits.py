@@ -17,7 +17,7 @@ def test_old_workers_are_replaced_one_by_one_under_load(serve: Serve, project: P
     server = serve("--workers", "2", "--max-lifetime", "1")
     first = server.workers()
     with Load(server.port, keep_alive=8, closing=2) as load:
-        server.assert_log(r"wants a successor \(served for 1 s\)", count=2)
+        server.assert_log(r"wants a successor \(max-lifetime: served for 1 s\)", count=2)
         server.wait_for_workers(2, other_than=first)
     load.assert_nothing_lost()
     server.stop()
@@ -30,6 +30,6 @@ def test_a_worker_that_leaks_is_replaced(serve: Serve, project: Project) -> None
     with httpx.Client(base_url=server.url) as client:
         for _ in range(500):
             assert client.get("/").status_code == 200
-    server.assert_log(r"wants a successor \(\d+ MiB of memory used\)")
+    server.assert_log(r"wants a successor \(max-memory: \d+ MiB of memory used\)")
     server.wait_for_workers(1, other_than={first})
     server.stop()

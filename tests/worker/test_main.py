@@ -389,7 +389,7 @@ def test_after_max_requests_a_worker_asks_once_to_be_replaced_and_serves_on(
     with httpx.Client() as client:
         for _ in range(3):
             client.get(url)
-        assert worker.hear(contract.Recycle).reason == "3 requests served"
+        assert worker.hear(contract.Recycle).reason == "max-requests: 3 requests served"
         assert client.get(url).text == str(worker.pid)
     worker.hear(contract.Beat, lambda beat: beat.requests_total == 4)
     worker.hear(contract.Beat)

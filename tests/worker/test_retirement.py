@@ -1,5 +1,7 @@
 """A worker asks for a successor when it has served enough, long enough, or has grown."""
 
+import re
+
 import pytest
 
 from asgictl_worker.contract import Assignment
@@ -26,9 +28,9 @@ def _limits(**limits: float) -> Assignment:
     [
         ({}, ""),
         ({"max_requests": 101}, ""),
-        ({"max_requests": 100}, "100 requests served"),
+        ({"max_requests": 100}, "max-requests: 100 requests served"),
         ({"max_lifetime": 60.5}, ""),
-        ({"max_lifetime": 60.0}, "served for 60 s"),
+        ({"max_lifetime": 60.0}, "max-lifetime: served for 60 s"),
         ({"max_memory": 1 << 50}, ""),
     ],
 )
@@ -42,5 +44,5 @@ def test_memory_that_is_really_held_counts() -> None:
     grown = own_memory() - before
     assert 60 * 1024 * 1024 < grown < 70 * 1024 * 1024
     reason = reason_to_retire(_limits(max_memory=before + 1), requests=0, lifetime=0.0)
-    assert reason.endswith("MiB of memory used")
+    assert re.fullmatch(r"max-memory: \d+ MiB of memory used", reason)
     del ballast

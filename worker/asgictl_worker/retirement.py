@@ -12,7 +12,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def reason_to_retire(limits: Assignment, *, requests: int, lifetime: float) -> str:
-    """Return why it is time for a successor, or nothing.
+    """Return why it is time for a successor, or nothing; which limit it is comes first.
 
     Args:
         limits: ``max_requests``, ``max_lifetime`` and ``max_memory``; 0 is no limit.
@@ -20,11 +20,11 @@ def reason_to_retire(limits: Assignment, *, requests: int, lifetime: float) -> s
         lifetime: seconds since it began to serve.
     """
     if limits.max_requests and requests >= limits.max_requests:
-        return f"{requests} requests served"
+        return f"max-requests: {requests} requests served"
     if limits.max_lifetime and lifetime >= limits.max_lifetime:
-        return f"served for {lifetime:.0f} s"
+        return f"max-lifetime: served for {lifetime:.0f} s"
     if limits.max_memory and (memory := own_memory()) >= limits.max_memory:
-        return f"{memory / 1024**2:.0f} MiB of memory used"
+        return f"max-memory: {memory / 1024**2:.0f} MiB of memory used"
     return ""
 
 

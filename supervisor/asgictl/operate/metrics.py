@@ -292,7 +292,7 @@ METRICS: Sequence[Metric] = (
     Metric(
         "worker_heartbeat_age_seconds",
         "gauge",
-        "Since its event loop has last reported; more than two seconds means that it is late.",
+        "Since its event loop has last reported; more than an eighth of `--timeout` means that it is late.",
         _each("beat"),
         _WORKER,
     ),
@@ -433,7 +433,7 @@ _POSTFACE = """
 the place of a worker, which keeps its number when the process is replaced; `pid` is the process.
 `state` is one of the [states of a worker](states.md).
 
-`cause` is `reload`, `reload refused`, `recycle`, `scale-down`, `stop` or `asked for`, which are
-planned, or `hang`, `boot failed`, `boot time-out`, `out of memory`, `SIG...` or `exit code N`, which
-are not.
+`cause` is `reload`, `reload refused`, `max-requests`, `max-lifetime`, `max-memory`, `scale-down`,
+`stop` or `asked for`, which are planned, or `hang`, `boot failed`, `boot time-out`, `out of memory`,
+`SIG...` or `exit code N`, which are not.
 """

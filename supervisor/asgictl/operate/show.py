@@ -5,6 +5,9 @@ from typing import Any
 
 from asgictl.operate.usage import Usage
 
+BLOCKED = 1.0
+"""Seconds of lag from which on a worker is shown as blocked."""
+
 _NOTHING = Usage()
 
 
@@ -13,6 +16,7 @@ def status(found: Mapping[str, Any], usage: Mapping[int, Usage]) -> str:
     facts = [
         ("application", _application(found)),
         ("listening", ", ".join(found["addresses"])),
+        *([("admin", found["admin"])] if found.get("admin") else []),
         ("workers", _fleet(found)),
         ("load", _load(found)),
         ("since start", _history(found)),
@@ -82,6 +86,8 @@ def worker_cells(row: Mapping[str, Any], usage: Usage) -> tuple[str, ...]:
 def state(row: Mapping[str, Any]) -> str:
     """Return what a worker does, with its stage or the beginning of its reason."""
     words = str(row["state"])
+    if words == "ready" and row["loop_lag"] > BLOCKED:
+        return "ready, blocked"
     if row["stage"]:
         words += f" ({row['stage']})"
     elif row["why"]:

@@ -35,9 +35,6 @@ RETURN_WITHIN = 10.0
 REMEMBERED = 240
 """Frames that the charts show at most."""
 
-BLOCKED = 1.0
-"""Seconds of lag from which on a worker is shown as blocked."""
-
 WORD_LOOKS = 4
 """How many looks long it is shown what came of a key."""
 
@@ -224,7 +221,7 @@ def _health(status: Mapping[str, Any]) -> tuple[str, str]:
         return "paused", "yellow"
     if not status["ready"]:
         return "down", "red"
-    blocked = any(row["loop_lag"] > BLOCKED for row in status["workers"])
+    blocked = any(row["loop_lag"] > show.BLOCKED for row in status["workers"])
     if status["ready"] < status["desired"] or blocked:
         return "degraded", "yellow"
     return "healthy", "green"
@@ -235,7 +232,7 @@ def _state(row: Mapping[str, Any], _usage: Usage) -> tuple[str, str]:
     if len(words) > _LONGEST_STATE:
         words = words[: _LONGEST_STATE - 1] + "…"
     if row["state"] == "ready":
-        return (f"{words}, blocked", "red") if row["loop_lag"] > BLOCKED else (words, "green")
+        return words, "red" if row["loop_lag"] > show.BLOCKED else "green"
     return words, {"starting": "cyan", "soaking": "cyan", "draining": "dim"}.get(
         row["state"], "red"
     )
@@ -243,7 +240,7 @@ def _state(row: Mapping[str, Any], _usage: Usage) -> tuple[str, str]:
 
 def _lag(row: Mapping[str, Any], _usage: Usage) -> tuple[str, str]:
     lag = row["loop_lag"]
-    return latency(lag), "red" if lag > BLOCKED else "yellow" if lag > 0.1 else ""
+    return latency(lag), "red" if lag > show.BLOCKED else "yellow" if lag > 0.1 else ""
 
 
 def _busy(row: Mapping[str, Any], _usage: Usage) -> tuple[str, str]:

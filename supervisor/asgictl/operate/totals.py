@@ -26,7 +26,12 @@ MAX_SAMPLES = 16
 STALLED = 0.3
 """Seconds without a tick, when one was due, from which on an event loop counts as blocked."""
 
-PLANNED = frozenset({"reload", "reload refused", "recycle", "scale-down", "stop", "asked for"})
+LIMITS = ("max-requests", "max-lifetime", "max-memory")
+"""Settings for which workers ask to be replaced; their reasons begin with these words."""
+
+PLANNED = frozenset(
+    {"reload", "reload refused", "recycle", "scale-down", "stop", "asked for", *LIMITS}
+)
 """Causes of exits that nobody has to look into."""
 
 _CAUSES = {
@@ -40,6 +45,7 @@ _CAUSES = {
     "files have changed": "reload",
     "somebody has asked for it": "asked for",
     "told by somebody else": "asked for",
+    **{limit: limit for limit in LIMITS},
 }
 
 
@@ -221,7 +227,9 @@ def cause_of(worker: WorkerHandle, event: ev.Exited) -> str:
         event: how it ended.
     """
     if not worker.active:
-        known = [_CAUSES.get(word) for word in reversed(worker.fate.split(": ", 1))]
+        # recycle: max-memory: 300 MiB of memory used
+        words = worker.fate.split(": ", 2)[: 2 if worker.fate.startswith("recycle: ") else 1]
+        known = [_CAUSES.get(word) for word in reversed(words)]
         # An aborted reload ends its workers with its own reason, which may be anything.
         return next((cause for cause in known if cause), "reload refused")
     if event.out_of_memory:

@@ -157,6 +157,12 @@ def test_dropped_beats_are_added_up(totals: Totals) -> None:
         ({"state": WorkerState.DRAINING, "fate": "stop"}, ev.Exited(1, 0), "stop"),
         ({"state": WorkerState.DRAINING, "fate": "scale-down"}, ev.Exited(1, 0), "scale-down"),
         (
+            {"state": WorkerState.DRAINING, "fate": "recycle: max-memory: 300 MiB of memory used"},
+            ev.Exited(1, 0),
+            "max-memory",
+        ),
+        (
+            # One of an older asgictl does not say which limit it is.
             {"state": WorkerState.DRAINING, "fate": "recycle: 100 requests served"},
             ev.Exited(1, 0),
             "recycle",
