@@ -48,6 +48,11 @@ def wanted(settings: Settings) -> TcpAddress | UnixAddress | None:
     return address
 
 
+def access(settings: Settings) -> listeners.Access:
+    """Return who may connect to it, if it is a UNIX socket; it stays the supervisor's own."""
+    return listeners.Access.of(settings.uds_permissions, None)
+
+
 def listen(settings: Settings) -> Listener | None:
     """Return the socket that the setting ``admin_bind`` asks for.
 
@@ -57,8 +62,7 @@ def listen(settings: Settings) -> Listener | None:
     address = wanted(settings)
     if address is None:
         return None
-    access = listeners.Access.of(settings.uds_permissions, None)
-    (listener, *others) = listeners.bind_all([address], backlog=BACKLOG, access=access)
+    (listener, *others) = listeners.bind_all([address], backlog=BACKLOG, access=access(settings))
     for other in others:
         # A name may stand for several addresses; one is enough to look at a service.
         other.close()

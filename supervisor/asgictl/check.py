@@ -11,10 +11,16 @@ import select
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from asgictl import derive
+from asgictl import admin, derive
 from asgictl.configuration import Configuration, read_env_files
-from asgictl.settings import BindAddress, InheritedDescriptor, SystemdSockets, TcpAddress
-from asgictl.system import kernel, listeners, privileges, spawn
+from asgictl.settings import (
+    BindAddress,
+    InheritedDescriptor,
+    SystemdSockets,
+    TcpAddress,
+    UnixAddress,
+)
+from asgictl.system import kernel, listeners, pidfile, privileges, spawn
 from asgictl.system.channel import ALL_MESSAGES
 from asgictl_worker import contract
 from asgictl_worker.errors import AsgictlError
@@ -46,7 +52,6 @@ def check(
     """
     settings = configuration.settings
     where = configuration.file or "no settings file"
-    yield Finding("settings", True, f"they make sense ({where})")
     try:
         environ = read_env_files(settings.env_file, os.environ)
         identity = privileges.identity(settings.user, settings.group)
@@ -54,12 +59,22 @@ def check(
     except AsgictlError as error:
         yield Finding("settings", False, str(error))
         return
+    yield Finding("settings", True, f"they make sense ({where})")
     if settings.uses_tls:
         remarks = "; ".join(str(remark) for remark in reading.remarks)
         yield Finding("certificates", True, remarks or "they can be used")
     access = listeners.Access.of(settings.uds_permissions, identity)
-    for address in settings.addresses:
-        yield _listen(address, access, served)
+    with contextlib.ExitStack() as listening:
+        for address in settings.addresses:
+            yield _listen("address", address, access, served, listening)
+        if looking := admin.wanted(settings):
+            access = admin.access(settings)
+            yield _listen("admin", looking, access, served, listening)
+        if settings.control not in ("auto", "none"):
+            access, control = listeners.Access(mode=0o600), UnixAddress(settings.control)
+            yield _listen("control", control, access, served, listening)
+    if settings.pid is not None:
+        yield _own(settings.pid, served)
     variables = spawn.child_environ(environ)
     surroundings = spawn.Surroundings(
         # What a worker says of its life is not of interest here.
@@ -70,20 +85,39 @@ def check(
     yield from _boot(application, surroundings)
 
 
-def _listen(address: BindAddress, access: listeners.Access, served: Mapping[str, int]) -> Finding:
+def _listen(
+    what: str,
+    address: BindAddress,
+    access: listeners.Access,
+    served: Mapping[str, int],
+    listening: contextlib.ExitStack,
+) -> Finding:
+    """Try an address, and hold it in ``listening``: the next one must not be in its way."""
     if isinstance(address, InheritedDescriptor | SystemdSockets):
-        return Finding("address", True, f"{address} is handed over at the start")
+        return Finding(what, True, f"{address} is handed over at the start")
     try:
         made = listeners.bind_all([address], backlog=1, access=access)
     except AsgictlError as error:
         for shown, pid in served.items():
             if _is_same(address, shown):
                 text = f"{address} is served by the running supervisor, pid {pid}"
-                return Finding("address", True, text)
-        return Finding("address", False, str(error))
+                return Finding(what, True, text)
+        return Finding(what, False, str(error))
     for listener in made:
-        listener.close()
-    return Finding("address", True, f"{address} can be listened on")
+        listening.callback(listener.close)
+    return Finding(what, True, f"{address} can be listened on")
+
+
+def _own(path: str, served: Mapping[str, int]) -> Finding:
+    try:
+        pidfile.PidFile(path).remove()
+    except pidfile.PidFileHeld as error:
+        ours = error.holder in map(str, served.values())
+        said = f"{path} is that of the running supervisor, pid {error.holder}"
+        return Finding("pid file", ours, said if ours else str(error))
+    except AsgictlError as error:
+        return Finding("pid file", False, str(error))
+    return Finding("pid file", True, f"{path} can be written")
 
 
 def _is_same(address: BindAddress, shown: str) -> bool:

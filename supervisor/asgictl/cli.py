@@ -111,7 +111,7 @@ class _SettingsCommand(click.Command):
         config = click.Option(
             ["-c", "--config"],
             metavar="FILE",
-            type=click.Path(),
+            type=click.Path(readable=False),  # whoever reads it says better why it cannot be read
             help="Read settings from this file (default: asgictl.toml, or [tool.asgictl] in pyproject.toml). "
             f"[{CONFIG_VARIABLE}]",
         )
@@ -278,7 +278,9 @@ def _check(app: str | None, config: str | None, as_json: bool, **values: object)
     from asgictl.operate.client import served_addresses
 
     findings = []
-    for finding in check(app, configuration, served_addresses(os.environ)):
+    control = configuration.settings.control
+    known = [] if control in ("auto", "none") else [os.path.abspath(control)]
+    for finding in check(app, configuration, served_addresses(os.environ, known)):
         findings.append(finding)
         if not as_json:
             mark = "ok    " if finding.sound else "FAILED"

@@ -96,8 +96,23 @@ def parse_bind(text: str) -> BindAddress:
 
 
 def _rule_for_admin_bind(text: str) -> None:
-    if isinstance(parse_bind(text), InheritedDescriptor | SystemdSockets):
+    try:
+        wrong = isinstance(parse_bind(text), InheritedDescriptor | SystemdSockets)
+    except ValueError as error:
+        wrong = "systemd:NAME" in str(error)
+        if not wrong:
+            raise
+    if wrong:
         raise ValueError("HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH")
+
+
+def _overlap(one: BindAddress, other: BindAddress) -> bool:
+    """Return whether the kernel gives only one of two addresses to a program."""
+    if not isinstance(one, TcpAddress) or not isinstance(other, TcpAddress):
+        return one == other
+    hosts = {one.host, other.host}
+    everywhere = {"", "::"} if any(":" in host for host in hosts) else {"", "0.0.0.0"}
+    return one.port == other.port != 0 and (len(hosts) == 1 or bool(hosts & everywhere))
 
 
 def _rule_for_host(text: str) -> None:
@@ -445,6 +460,11 @@ class Settings(WorkerSettings):
         for address in self.bind:
             if self.bind.count(address) > 1:
                 raise BadSetting("bind", address, "an address that is not given twice")
+        if self.admin_bind is not None:
+            admin = parse_bind(self.admin_bind)
+            if any(_overlap(admin, address) for address in self.addresses):
+                wanted = "an address of its own, at which the application is not served"
+                raise BadSetting("admin_bind", self.admin_bind, wanted)
 
     @property
     def addresses(self) -> tuple[BindAddress, ...]:

@@ -723,6 +723,7 @@ class Supervisor:
             "addresses": [
                 listener.address for listener in self._generations[self._state.committed].listeners
             ],
+            "admin": self._admin.listener.address if self._admin else None,
         }
 
     def listening(self) -> dict[str, Any]:

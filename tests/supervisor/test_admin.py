@@ -193,7 +193,37 @@ def test_a_unix_socket_is_removed_at_the_end(tmp_path: object) -> None:
     assert not os.path.exists(path)
 
 
-@pytest.mark.parametrize("text", ["fd://3", "systemd:web", "80", "localhost"])
+@pytest.mark.parametrize("text", ["fd://3", "systemd:web", "80", "localhost", "h:99999"])
 def test_other_places_are_turned_down(text: str) -> None:
-    with pytest.raises(BadSetting, match="admin_bind"):
+    with pytest.raises(BadSetting, match="admin_bind") as caught:
         Settings(admin_bind=text)
+    assert "systemd:NAME" not in str(caught.value), "what it does not take is not offered"
+
+
+@pytest.mark.parametrize(
+    ("serving", "admin"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9000"),
+        (":9000", "127.0.0.1:9000"),
+        ("0.0.0.0:9000", "127.0.0.1:9000"),
+        ("[::1]:9000", "[::]:9000"),
+        ("unix:x", "unix:x"),
+    ],
+)
+def test_it_has_an_address_of_its_own(serving: str, admin: str) -> None:
+    with pytest.raises(BadSetting, match="an address of its own"):
+        Settings(bind=(serving,), admin_bind=admin)
+
+
+@pytest.mark.parametrize(
+    ("serving", "admin"),
+    [
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("127.0.0.1:9000", "127.0.0.2:9000"),
+        ("0.0.0.0:9000", "[::1]:9000"),
+        ("unix:x", "unix:y"),
+        ("unix:x", ":9000"),
+    ],
+)
+def test_addresses_that_do_not_meet_are_both_had(serving: str, admin: str) -> None:
+    assert Settings(bind=(serving,), admin_bind=admin).admin_bind == admin

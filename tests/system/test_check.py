@@ -1,6 +1,7 @@
 """`asgictl check` tries out a start, tells the truth, and leaves nothing behind."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -68,11 +69,71 @@ def test_an_address_that_the_service_itself_serves_is_no_mistake(
     serve: Serve, project: Project
 ) -> None:
     project.write(application("1"))
-    server = serve()
-    done = run(project, "check", "app:app", "--port", str(server.port))
-    assert f"is served by the running supervisor, pid {server.pid}" in done.stdout
+    server = serve("--admin-bind", "127.0.0.1:0")
+    looking = server.assert_log(r"fleet are on http://(.*:\d+)")[1]
+    arguments = ("--port", str(server.port), "--admin-bind", looking)
+    done = run(project, "check", "app:app", *arguments)
+    assert done.stdout.count(f"is served by the running supervisor, pid {server.pid}") == 2
+    assert f"ok      admin         {looking} is served by" in done.stdout
     assert done.code == 0
     server.stop()
+
+
+def test_an_admin_address_that_cannot_be_had_is_told(project: Project) -> None:
+    project.write(application("1"))
+
+    def said(address: str) -> str:
+        done = run(project, "check", "app:app", "--port", "0", "--admin-bind", address)
+        (line,) = (line for line in done.stdout.splitlines() if "admin " in line)
+        assert done.code == (1 if line.startswith("FAILED") else 0)
+        assert "ok      application" in done.stdout, "the rest is tried"
+        return line
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        assert "the port is in use by process" in said(taken)
+    assert "the directory /nowhere does not exist; make it first" in said("unix:/nowhere/x.sock")
+    assert "this machine does not have that address" in said("192.0.2.1:0")
+    assert said("127.0.0.1:0") == "ok      admin         127.0.0.1:0 can be listened on"
+    assert said("unix:x.sock").endswith("unix:x.sock can be listened on")
+    assert not (project.directory / "x.sock").exists()
+    done = run(project, "check", "app:app", "--port", "8123", "--admin-bind", ":8123")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "an address of its own" in done.stderr
+
+
+def test_pid_file_and_control_socket_are_tried_too(start: Serve, project: Project) -> None:
+    project.write(application("1"))
+    names = ("--pid", "x.pid", "--control", "x.sock")
+
+    def said(*options: str) -> list[str]:
+        done = run(project, "check", "app:app", *options)
+        lines = [
+            line for line in done.stdout.splitlines() if "pid file" in line or "control" in line
+        ]
+        assert done.code == int(any(line.startswith("FAILED") for line in lines)), done.stdout
+        return lines
+
+    assert said("--port", "0", *names) == [
+        "ok      control       unix:x.sock can be listened on",
+        "ok      pid file      x.pid can be written",
+    ]
+    assert {path.name for path in project.directory.iterdir()} == {"app.py"}
+    wrong = said("--port", "0", "--pid", "/nowhere/x.pid", "--control", "/nowhere/x.sock")
+    assert wrong[0].startswith("FAILED  control       cannot listen on unix:/nowhere/x.sock")
+    assert wrong[1].startswith("FAILED  pid file      cannot write the pid file /nowhere/x.pid")
+    server = start("app:app", "--port", "0", *names).wait_until_ready()
+    control, pid_file = said("--port", str(server.port), *names)
+    assert f"is served by the running supervisor, pid {server.pid}" in control
+    assert f"x.pid is that of the running supervisor, pid {server.pid}" in pid_file
+    server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_admin_address_in_a_place_that_is_not_ours_is_told(project: Project) -> None:
+    project.write(application("1"))
+    done = run(project, "check", "app:app", "--port", "0", "--admin-bind", "unix:/etc/x.sock")
+    assert "this user may not write in /etc" in done.stdout
 
 
 def test_bad_settings_are_told_as_for_a_start(project: Project) -> None:

@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -202,12 +202,23 @@ def find(
     return _connect(found[0].path)
 
 
-def served_addresses(environ: Mapping[str, str]) -> dict[str, int]:
-    """Return where the running supervisors of this user listen, and their pids."""
+def served_addresses(environ: Mapping[str, str], known: Iterable[str] = ()) -> dict[str, int]:
+    """Return where the running supervisors of this user listen, and their pids.
+
+    Args:
+        environ: variables that say where control sockets are.
+        known: the paths of other control sockets.
+    """
     return {
         address: found.identity["pid"]
-        for found in _alive(places.of_user(environ, os.geteuid()))
-        for address in found.identity["addresses"]
+        for found in _alive([*places.of_user(environ, os.geteuid()), *known])
+        # One of an older supervisor says nothing of the admin address.
+        for address in (
+            *found.identity["addresses"],
+            found.identity.get("admin"),
+            f"unix:{found.path}",
+        )
+        if address
     }
 
 

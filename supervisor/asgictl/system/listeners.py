@@ -417,7 +417,7 @@ def _explain(address: TcpAddress, error: OSError) -> CannotBind:
         pid, holder = _holder(_listening_on(address.port))
         if pid == os.getpid():
             reason = "this server itself has the port, on an address that overlaps"
-            advice = "stop and start it; a reload cannot exchange the two"
+            advice = "choose another port for one of the two; a reload cannot exchange them, a restart can"
         else:
             reason = f"the port is in use{f' by {holder}' if holder else ''}"
             advice = "stop that program, or choose another --port"
@@ -665,7 +665,7 @@ def _in_use(path: str, holder: str) -> CannotBind:
 def _explain_path(path: str, error: OSError) -> CannotBind:
     folder = os.path.dirname(path)
     reason, advice = error.strerror or str(error), "see --uds and --bind"
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
         reason, advice = f"the directory {folder} does not exist", "make it first"
     elif isinstance(error, PermissionError):
         reason, advice = f"this user may not write in {folder}", "change its rights, or the path"
