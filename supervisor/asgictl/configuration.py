@@ -312,7 +312,7 @@ def from_environment(
             word = name.removeprefix("ASGICTL_").lower()
             hint = _nearest(word, operator.attrgetter("variable"))
             raise ConfigurationError(
-                f"the variable {detail} sets nothing{hint}; unset it or correct its name"
+                f"the variable {detail} sets nothing; unset it or correct its name{hint}"
             )
     return shared, own
 
@@ -398,8 +398,13 @@ def _table(path: str) -> dict[str, Any] | None:
         raise ConfigurationError(f"the settings file {path} is not valid TOML: {error}") from None
     if os.path.basename(path) != "pyproject.toml":
         return document
-    table = document.get("tool", {}).get("asgictl")
-    return table if isinstance(table, dict) else None
+    tools = document.get("tool")
+    table = tools.get("asgictl") if isinstance(tools, dict) else None
+    if table is None or isinstance(table, dict):
+        return table
+    raise ConfigurationError(
+        f"{path}: tool.asgictl is no table; write [tool.asgictl] above the settings"
+    )
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
@@ -445,8 +450,12 @@ def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]
 
     found: dict[str, tuple[str, str]] = {}
     for file in chosen.value:
+        path = os.path.join(directory, file)
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            wanted = "a file that a reload can read again, and no pipe"
+            raise _named(BadSetting("env_file", file, wanted), chosen.origin)
         try:
-            with open(os.path.join(directory, file), encoding="utf-8") as stream:
+            with open(path, encoding="utf-8") as stream:
                 # dotenv itself would log the lines it cannot read, and go on without them.
                 for line in parse_stream(stream):
                     if line.error:
@@ -460,6 +469,8 @@ def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]
             raise _named(
                 BadSetting("env_file", file, f"a file that can be read; {reason}"), chosen.origin
             ) from None
+        if bad := [name for name, value in values.items() if "\0" in f"{name}{value}"]:
+            raise ConfigurationError(f"{file}: {bad[0]!r} holds a NUL character; take it out")
         found |= {name: (value, file) for name, value in values.items() if value is not None}
     for name in (CONFIG_VARIABLE, "ASGICTL_CHDIR", "ASGICTL_ENV_FILE", "ASGICTL_PROFILE"):
         if name in found:

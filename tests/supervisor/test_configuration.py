@@ -285,8 +285,12 @@ def test_the_file_in_the_working_directory_comes_before_pyproject(write, tmp_pat
 
 
 def test_a_pyproject_without_our_table_is_no_settings_file(write, tmp_path):
-    write("[project]\nname = 'x'\n", "pyproject.toml")
-    assert find_file(str(tmp_path), None) is None
+    for text in ("[project]\nname = 'x'\n", "tool = 3\n", "[tool]\n"):
+        write(text, "pyproject.toml")
+        assert find_file(str(tmp_path), None) is None
+    write("[tool]\nasgictl = 3\n", "pyproject.toml")
+    with pytest.raises(ConfigurationError, match=r"tool\.asgictl is no table"):
+        find_file(str(tmp_path), None)
 
 
 def test_keys_may_have_dashes(write, tmp_path):
@@ -478,6 +482,13 @@ def test_an_env_file_must_be_readable(tmp_path):
         settings(tmp_path, {"env_file": (".env",)})
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
     with pytest.raises(BadSetting, match="it is not UTF-8"):
+        settings(tmp_path, {"env_file": (".env",)})
+    (tmp_path / ".env").write_bytes(b"A=1\nB=x\0y\n")
+    with pytest.raises(ConfigurationError, match=r"^\.env: 'B' holds a NUL character"):
+        settings(tmp_path, {"env_file": (".env",)})
+    (tmp_path / ".env").unlink()
+    os.mkfifo(tmp_path / ".env")
+    with pytest.raises(BadSetting, match="no pipe"):
         settings(tmp_path, {"env_file": (".env",)})
 
 
