@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asgictl_worker import application, tracebacks
+from asgictl_worker import tracebacks
 from asgictl_worker.application import (
     MalformedName,
     NoSuchAttribute,
@@ -367,13 +367,6 @@ async def test_the_interface_can_be_said(project: Any) -> None:
         one="def app(scope):\n    async def run(receive, send): await send('two')\n    return run\n"
     )
     assert await answer(load("one:app", interface="asgi2")) == ["two"]
-
-
-@pytest.mark.parametrize("interface", ["auto", "wsgi"])
-def test_wsgi_runs_in_a_bounded_number_of_threads(interface: Any) -> None:
-    app: Any = adapt(wsgi, interface)
-    assert app.app is wsgi
-    assert app.executor._max_workers == application.WSGI_THREADS
 
 
 async def test_wsgi_does_not_see_headers_that_would_take_the_names_of_others() -> None:

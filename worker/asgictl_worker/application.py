@@ -128,17 +128,9 @@ def adapt(app: Callable[..., Any], interface: Interface = "auto") -> Application
     if interface == "asgi2":
         return _from_asgi2(app)
     if interface == "wsgi":
-        from a2wsgi import WSGIMiddleware
+        from asgictl_worker.wsgi import WSGI  # only for those who need threads
 
-        class Middleware(WSGIMiddleware):
-            async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-                # In WSGI's environ X_Real_IP would be X-Real-IP, and its sender the proxy.
-                if scope["type"] == "http":
-                    fields = scope["headers"]
-                    scope["headers"] = [field for field in fields if b"_" not in field[0]]
-                await super().__call__(scope, receive, send)
-
-        return cast("Application", Middleware(app, workers=WSGI_THREADS))
+        return WSGI(app, WSGI_THREADS)
     return cast("Application", app)
 
 
