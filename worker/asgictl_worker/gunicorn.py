@@ -270,7 +270,12 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "worker_connections": "set ASGICTL_LIMIT_CONNECTIONS",
     "http_protocols": "HTTP/1.1 and WebSocket are spoken",
     "http2_cleartext": "HTTP/1.1 and WebSocket are spoken",
+    "http2_initial_window_size": "HTTP/1.1 and WebSocket are spoken",
+    "http2_max_concurrent_streams": "HTTP/1.1 and WebSocket are spoken",
+    "http2_max_frame_size": "HTTP/1.1 and WebSocket are spoken",
+    "http2_max_header_list_size": "HTTP/1.1 and WebSocket are spoken",
     "protocol": "HTTP/1.1 and WebSocket are spoken",
+    "uwsgi_allow_ips": "HTTP/1.1 and WebSocket are spoken",
     "secure_scheme_headers": "X-Forwarded-Proto and Forwarded are read",
     "permit_obsolete_folding": "requests that can be read in two ways are refused",
     "strip_header_spaces": "requests that can be read in two ways are refused",
@@ -284,6 +289,9 @@ _WITHOUT_EFFECT: Mapping[str, str] = {
     "header_map": "headers are passed on as they came, underscores included",
     "forwarder_headers": "headers are passed on as they came",
     "ssl_version": "set ASGICTL_SSL_MIN_VERSION",
+    "do_handshake_on_connect": "the event loop shakes hands",
+    "suppress_ragged_eofs": "a client that ends without the end of TLS has left",
+    "sendfile": "an application chooses by http.response.pathsend or zerocopysend",
 }
 """Gunicorn's options that nothing is done about, and what to do instead."""
 
