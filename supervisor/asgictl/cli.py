@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.NoSuchOption as error:
         code = _fail(_unknown_option(error), ExitCode.USAGE)
     except click.ClickException as error:
-        code = _fail(error.format_message(), ExitCode.USAGE)
+        # Click writes choices one below the other.
+        code = _fail(" ".join(error.format_message().split()), ExitCode.USAGE)
     except click.Abort:
         # Interrupted before the supervisor listens to signals; shells expect 128 + SIGINT.
         code = 130
@@ -75,7 +76,9 @@ def _unknown_option(error: click.NoSuchOption) -> str:
         return f"{sentence}; {advice}"
     if error.possibilities:
         return f"{sentence}; did you mean {' or '.join(error.possibilities)}?"
-    return f"{sentence}; `{PROGRAM} --help` lists all"
+    verb = error.ctx.info_name if error.ctx else "run"
+    command = PROGRAM if verb in ("run", PROGRAM) else f"{PROGRAM} {verb}"
+    return f"{sentence}; `{command} --help` lists all"
 
 
 def _option(declaration: Declaration) -> click.Option:

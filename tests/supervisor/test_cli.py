@@ -115,6 +115,19 @@ def test_no_application_is_a_mistake_with_an_example(run):
         (("--worker", "3", "a:b"), "there is no option --worker; did you mean "),
         (("--xyzzy",), "there is no option --xyzzy; `asgictl --help` lists all"),
         (("-Z",), "there is no option -Z; `asgictl --help` lists all"),
+        (("worker", "-1", "stack"), "there is no option -1; `asgictl worker --help` lists all"),
+        (
+            ("worker", "0"),
+            "Missing argument '{drain|restart|kill|stack}'. Choose from: drain, restart,",
+        ),
+        (
+            ("stop", "--timeout", "x"),
+            "Invalid value for '--timeout': 'x' is no number of seconds, from 0 on; units",
+        ),
+        (
+            ("top", "-i", "1h"),
+            "Invalid value for '-i' / '--interval': '1h' is no number from 0.1 to 4",
+        ),
         (("config", "--explian"), "there is no option --explian; did you mean --explain"),
         (
             ("-k", "uvicorn.workers.UvicornWorker", "a:b"),

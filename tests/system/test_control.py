@@ -434,7 +434,8 @@ def test_several_are_listed_and_one_is_chosen(
     first, second = serve("--pid", "1.pid"), serve("--pid", "2.pid")
     error = not_found(project, "status", code=2).stderr
     for server in (first, second):
-        assert f"--control {socket_of(server)}  pid {server.pid}: app:app on {server.url}" in error
+        line = f"--control {socket_of(server)}  pid {server.pid}: app:app on {server.url}"
+        assert f"{line} in {project.directory}" in error
     assert found_by(project, "status", "--pid", "2.pid")["pid"] == second.pid
     second.accept_files()
     second.stop()

@@ -244,11 +244,17 @@ def _check_text(declaration: Declaration, text: str) -> Any:
             except ValueError as error:
                 raise BadSetting(declaration.name, text, str(error)) from None
         return text
-    elif declaration.kind is float and (found := _DURATION.fullmatch(text)):
-        return _check_range(declaration, float(found[1]) * _SECONDS[found[2] or "s"])
+    elif declaration.kind is float and (seconds := seconds_in(text)) is not None:
+        return _check_range(declaration, seconds)
     elif declaration.facts.unit == "bytes" and (found := _SIZE.fullmatch(text)):
         return _check_range(declaration, int(float(found[1]) * _BYTES[found[2].upper()]))
     raise BadSetting(declaration.name, text, wanted(declaration))
+
+
+def seconds_in(text: str) -> float | None:
+    """Return the duration that is written as ``30``, ``1.5s``, ``500ms``, ``2m`` or ``1h``, or None."""
+    found = _DURATION.fullmatch(text)
+    return found and float(found[1]) * _SECONDS[found[2] or "s"]
 
 
 def _check_range(declaration: Declaration, number: float) -> float:

@@ -170,7 +170,9 @@ class Found:
 
     def __str__(self) -> str:
         addresses = ", ".join(self.identity["addresses"])
-        return f"pid {self.identity['pid']}: {self.identity['application']} on {addresses}"
+        words = f"pid {self.identity['pid']}: {self.identity['application']} on {addresses}"
+        directory = self.identity.get("directory")  # an older supervisor does not say it
+        return f"{words} in {directory}" if directory else words
 
 
 def find(

@@ -8,18 +8,40 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from asgictl.configuration import Configuration, Origin, Source, from_json
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
+from asgictl_worker.settings import seconds_in
 
 if TYPE_CHECKING:
     from asgictl.operate.client import Connection
 
 Talk = Callable[..., Any]
 """Talks to the supervisor, prints for people, and returns what ``--json`` prints."""
+
+
+class _Seconds(click.types.FloatParamType):
+    """A duration, as settings take it."""
+
+    def __init__(self, low: float, high: float = inf) -> None:
+        self._low, self._high = low, high
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = seconds_in(value) if isinstance(value, str) else value
+        if seconds is None or not self._low <= seconds <= self._high:
+            limits = (
+                f"from {self._low:g} to {self._high:g}"
+                if self._high < inf
+                else "of seconds, from 0 on"
+            )
+            self.fail(f"{value!r} is no number {limits}; units are 500ms, 30s, 2m, 1h", param, ctx)
+        return float(seconds)
 
 
 class _Verb(click.Command):
@@ -371,7 +393,7 @@ def _wait(what: str) -> list[click.Parameter]:
 def _timeout() -> click.Option:
     return click.Option(
         ["--timeout"],
-        type=click.FloatRange(min=0.0),
+        type=_Seconds(0.0),
         metavar="SECONDS",
         help="Wait no longer than this, and exit with code 1; what has begun goes on.",
     )
@@ -394,7 +416,7 @@ _ALL = (
         params=[
             click.Option(
                 ["-i", "--interval"],
-                type=click.FloatRange(min=0.1, max=4.0),
+                type=_Seconds(0.1, 4.0),
                 default=1.0,
                 metavar="SECONDS",
                 help="Look this often, at most every 4 s (default: 1).",

@@ -213,7 +213,8 @@ class Desk:
         count = int(to) + (before.desired if to[0] in "+-" else 0)
         if not 0 <= count <= before.policy.max_workers:
             raise Refused(
-                f"cannot scale to {count} workers: it must be from 0 to {before.policy.max_workers}"
+                f"cannot scale to {count} workers: it must be from 0 to {before.policy.max_workers}, "
+                "as --max-workers says"
             )
         house.learn(ev.ScaleRequested(count))
         yield from self._progress(lambda: wait and self._scale_goes_on(count, before))
@@ -256,7 +257,7 @@ class Desk:
             if (worker.pid if by_pid else worker.slot) == number
         ]
         if not named:
-            raise Refused(f"there is no worker {name}")
+            raise Refused(f"there is no worker {name}; `asgictl workers` lists them")
         fit = [worker for worker in named if worker.state in move.states]
         if len(fit) == 1:
             return fit[0]

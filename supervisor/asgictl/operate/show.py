@@ -30,7 +30,8 @@ def status(found: Mapping[str, Any], usage: Mapping[int, Usage]) -> str:
         facts.append(("last reload", last_reload(found["last_reload"])))
     own = usage.get(found["pid"], _NOTHING)
     if own.rss is not None:
-        facts.append(("supervisor", f"{cpu(own)} of a processor, {memory(own)} of memory"))
+        share = "" if own.cpu is None else f"{cpu(own)} of a processor, "
+        facts.append(("supervisor", f"{share}{memory(own)} of memory"))
     width = max(len(name) for name, _ in facts)
     lines = [f"{name:<{width}}  {text}" for name, text in facts]
     return "\n".join(lines) + "\n\n" + workers(found["workers"], usage)

@@ -165,16 +165,18 @@ class Totals:
                 self.rows.clear(event.worker)
             worker = before.workers.get(event.worker)
             if worker is not None:
-                self._exited(worker, cause_of(worker, event), now)
+                on_trial = worker.generation > before.committed
+                self._exited(worker, cause_of(worker, event), now, on_trial=on_trial)
         if after.last_reload is not None and after.last_reload is not before.last_reload:
             if after.last_reload.committed:
                 self.reloads_committed += 1
             else:
                 self.reloads_refused += 1
 
-    def _exited(self, worker: WorkerHandle, cause: str, now: float) -> None:
+    def _exited(self, worker: WorkerHandle, cause: str, now: float, *, on_trial: bool) -> None:
         self.exits[cause] = self.exits.get(cause, 0) + 1
-        if cause not in PLANNED:
+        # New code that fails on trial is a reload that is refused: whoever serves there goes on.
+        if cause not in PLANNED and not on_trial:
             slot = self.slots.setdefault(worker.slot, SlotHistory())
             slot.restarts += 1
             slot.cause, slot.at = cause, now

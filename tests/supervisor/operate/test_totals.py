@@ -202,7 +202,9 @@ def test_only_ends_that_nobody_wanted_are_restarts_of_their_slot() -> None:
     totals.learned(ev.Exited(1, 0), wanted, STATE, 5.0)
     totals.learned(ev.Exited(1, None, "SEGV"), crashed, STATE, 6.0)
     totals.learned(ev.Exited(1, None, "KILL"), crashed, STATE, 7.0)
-    assert totals.exits == {"reload": 1, "SIGSEGV": 1, "SIGKILL": 1}
+    new = handle(state=WorkerState.TERMINATING, fate="boot failed", generation=2)
+    totals.learned(ev.Exited(1, 3), changed(STATE, workers={1: new}), STATE, 8.0)
+    assert totals.exits == {"reload": 1, "SIGSEGV": 1, "SIGKILL": 1, "boot failed": 1}
     assert totals.slots == {3: SlotHistory(restarts=2, cause="SIGKILL", at=7.0)}
 
 
