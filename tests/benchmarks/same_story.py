@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import statistics
@@ -190,12 +191,19 @@ def segfault(watch: Watch) -> Seen:
 def leak(watch: Watch) -> Seen:
     """Let a worker hold more than it may: it goes when its successor is ready."""
     began, pid = _request(watch, "/leak")
-    yield "a leak passes --max-memory: it wants a successor", began, _is("max-memory")
+    ends: list[float] = []
     end = os.pidfd_open(pid)
-    select.select([end], [], [])
-    began = time.monotonic()
-    os.close(end)
-    yield "the same, replaced: it has ended for max-memory", began, _ended("max-memory")
+
+    def wait() -> None:
+        select.select([end], [], [])
+        ends.append(time.monotonic())
+        os.close(end)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    yield "a leak passes --max-memory: it wants a successor", began, _is("max-memory")
+    waiting.join()
+    yield "the same, replaced: it has ended for max-memory", ends[0], _ended("max-memory")
 
 
 def block(watch: Watch) -> Seen:
@@ -238,9 +246,11 @@ def _delays(
         assert all(story == last["log"] for story in last.values()), f"they disagree: {last}"
 
 
-def measured() -> Iterator[tuple[str, dict[str, str]]]:
+def measured(only: str = "") -> Iterator[tuple[str, dict[str, str]]]:
     """Stage each accident several times, and yield for each fact what each witness needed."""
     for stage in STAGED:
+        if not re.search(only, stage.__name__):
+            continue
         found: dict[str, dict[str, list[float | None]]] = {}
         for number in range(REPEATS):
             # Each time at another moment between two looks of those who look every second.
@@ -259,11 +269,38 @@ def _in_words(delays: list[float | None]) -> str:
     return words if len(known) == len(delays) else f"{words}, {len(delays) - len(known)} never"
 
 
+def section(told: list[tuple[str, dict[str, str]]]) -> str:
+    """Return what was measured as a part of the page on staying up, in Markdown."""
+    lines = [
+        "",
+        "## How soon it is told, and whether all tell the same",
+        "",
+        f"""By `python -m tests.benchmarks.same_story`: {WORKERS} workers whose application needs {IMPORT_SECONDS:g} s to
+import, `--timeout {TIMEOUT:g}` and `--max-memory {LIMIT}`; each accident {REPEATS} times. Seconds from when it happened,
+or from the moment of the first column, until somebody who asks without a pause has read it: median, and
+the worst in brackets. `status` is `asgictl status --json`, which takes a third of a second itself, most
+of it to measure processor time; `top` looks once a second, without a terminal; `page` is what the page is
+made from, which it asks for once a second. At the end of each the five were compared: they agreed.""",
+        "",
+        "| what is told | " + " | ".join(NAMES) + " |",
+        "|---" * (len(NAMES) + 1) + "|",
+        *(f"| {what} | {' | '.join(found[name] for name in NAMES)} |" for what, found in told),
+        "",
+        """The log tells nothing before half of `--timeout`, when the stack of the worker is in it, too; one that turns
+again before that logs what has blocked it (`--loop-lag-warning`). The metrics count workers by state, and
+have no word for one that waits for its successor.""",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Print what was measured."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = ", ".join(stage.__name__ for stage in STAGED)
+    parser.add_argument("--only", default="", help=f"a pattern for the accidents: {names}")
+    options = parser.parse_args()
     sys.stdout.write(f"{'seconds, median (worst)':58}" + "".join(f"{n:>14}" for n in NAMES) + "\n")
-    for what, found in measured():
+    for what, found in measured(options.only):
         sys.stdout.write(f"{what:58}" + "".join(f"{found[name]:>14}" for name in NAMES) + "\n")
         sys.stdout.flush()
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.benchmarks import endurance
+from tests.benchmarks import endurance, same_story
 from tests.kit import Load, Project, application
 
 WORKERS = 2
@@ -329,7 +329,12 @@ def main() -> None:
             alone.append((measure, found))
             sys.stdout.write(f"{measure:45} {found}\n")
             sys.stdout.flush()
-        page = _page(table, names, options.peers, load, alone)
+        told = []
+        for what, found_by in same_story.measured():
+            told.append((what, found_by))
+            sys.stdout.write(f"{what:58} {found_by}\n")
+            sys.stdout.flush()
+        page = _page(table, names, options.peers, load, alone) + same_story.section(told)
         options.write.joinpath("staying-up.md").write_text(page)
 
 
