@@ -8,6 +8,9 @@ from asgictl.operate.usage import Usage
 BLOCKED = 1.0
 """Seconds of lag from which on a worker is shown as blocked."""
 
+MANY_SLOTS = 3
+"""Slots that wait and are still told one by one."""
+
 _NOTHING = Usage()
 
 
@@ -169,9 +172,18 @@ def _fleet(found: Mapping[str, Any]) -> str:
     text = f"{found['ready']} of {found['desired']} ready"
     if not found["desired"]:
         text += "; paused: connections wait in the kernel until you scale up"
-    for slot, seconds in found["waiting"].items():
-        text += f"; slot {slot} is tried again in {duration(max(0.0, seconds))}"
-    return text
+    return "; ".join([text, *waiting(found["waiting"])])
+
+
+def waiting(found: Mapping[str, float]) -> list[str]:
+    """Return which slots wait after failures: one by one, or how many if there are many."""
+    if len(found) > MANY_SLOTS:
+        soonest = duration(max(0.0, min(found.values())))
+        return [f"{len(found)} slots wait after failures, the next is tried again in {soonest}"]
+    return [
+        f"slot {slot} is tried again in {duration(max(0.0, seconds))}"
+        for slot, seconds in found.items()
+    ]
 
 
 def _load(found: Mapping[str, Any]) -> str:

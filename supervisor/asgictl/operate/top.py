@@ -12,6 +12,7 @@ import re
 import select
 import sys
 import termios
+import textwrap
 import time
 import tty
 from collections import deque
@@ -34,6 +35,9 @@ RETURN_WITHIN = 10.0
 
 REMEMBERED = 240
 """Frames that the charts show at most."""
+
+NEWS_LINES = 3
+"""Lines that the reason of a refused reload may have; ``asgictl status`` prints all of it."""
 
 WORD_LOOKS = 4
 """How many looks long it is shown what came of a key."""
@@ -94,15 +98,16 @@ class Frame:
 
     def draw(self, width: int = 120, height: int = 40) -> "RenderableType":
         """Return it as rich draws it."""
-        from rich.console import Group
+        from rich.console import Console, Group
         from rich.rule import Rule
 
-        parts: list[RenderableType] = [self._head(), self._numbers(width)]
-        parts += self._news()
-        # All that stands above and below the workers, and what says how many there are more.
-        room = height - 9 - len(parts[2:])
-        parts += ["", self._workers(width, max(3, room)), Rule(style="dim"), self._foot()]
-        return Group(*parts)
+        above = Group(self._head(), self._numbers(width), *self._news(width), "")
+        below = Group(Rule(style="dim"), self._foot())
+        # In a narrow terminal some of it takes several lines.
+        console = Console(width=width, file=io.StringIO())
+        taken = sum(len(console.render_lines(part)) for part in (above, below))
+        # Of the table, two lines are its heading and how many workers there are more.
+        return Group(above, self._workers(width, max(3, height - taken - 2)), below)
 
     def _head(self) -> "RenderableType":
         from rich.text import Text
@@ -147,7 +152,7 @@ class Frame:
         text.append(peak, "dim")
         return text
 
-    def _news(self) -> "list[RenderableType]":
+    def _news(self, width: int) -> "list[RenderableType]":
         from rich.text import Text
 
         status = self.status
@@ -160,10 +165,9 @@ class Frame:
         elif status["last_reload"]:
             good = status["last_reload"]["committed"]
             text = f"last reload: {show.last_reload(status['last_reload'])}"
-            found.append(Text(text, "green" if good else "yellow"))
-        for slot, seconds in status["waiting"].items():
-            again = show.duration(max(0.0, seconds))
-            found.append(Text(f"slot {slot} is tried again in {again}", "yellow"))
+            style = "green" if good else "yellow"
+            found += [Text(line, style) for line in shortened(text, width, NEWS_LINES)]
+        found += [Text(words, "yellow") for words in show.waiting(status["waiting"])]
         return found
 
     def _workers(self, width: int, room: int) -> "RenderableType":
@@ -317,6 +321,14 @@ def latency(seconds: float | None) -> str:
 def share(value: float | None) -> str:
     """Return a share in per cent."""
     return "-" if value is None else f"{value:.0%}"
+
+
+def shortened(text: str, width: int, count: int) -> list[str]:
+    """Return a text in lines of that width, and of so many at most."""
+    lines = textwrap.wrap(text, width)
+    if len(lines) > count:
+        lines[count - 1 :] = [lines[count - 1][: width - 1] + "…"]
+    return lines
 
 
 def bars(values: Sequence[float], width: int) -> str:

@@ -110,6 +110,19 @@ class TestPicture:
         assert "last reload: generation 2 refused, 1.0 s ago: somebody has aborted it" in text
         assert "reload: waiting for its turn" in "\n".join(drawn(frame(reload_requested=True)))
 
+    def test_much_news_leaves_room_for_the_workers(self) -> None:
+        status = look(serving(workers=30))
+        refused = {"generation": 2, "committed": False, "ago": 1.0, "reason": "no " * 500}
+        waiting = {str(slot): slot + 1.5 for slot in range(20)}
+        status |= {"last_reload": refused, "waiting": waiting}
+        lines = drawn(Frame(status, {}), width=80, height=24)
+        assert len(lines) <= 24
+        assert sum("no no" in line for line in lines) == 3
+        assert any(
+            "20 slots wait after failures, the next is tried again in 1.5 s" in x for x in lines
+        )
+        assert any(" 1001 " in line for line in lines)
+
     def test_without_workers_there_is_still_a_picture(self) -> None:
         assert "no workers" in drawn(frame(workers=[]))
 
