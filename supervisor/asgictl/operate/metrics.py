@@ -97,6 +97,8 @@ def _by_state(snapshot: Snapshot) -> Samples:
 def _restarts(snapshot: Snapshot) -> Samples:
     # Two processes may be in a slot for a while, and its past is the same.
     past = {str(row["slot"]): row["restarts"] for row in snapshot.status["workers"]}
+    # A slot that waits after failures has no process, and is what this is about.
+    past |= {slot: each["restarts"] for slot, each in snapshot.status["slots"].items()}
     return [((slot,), count) for slot, count in past.items()]
 
 

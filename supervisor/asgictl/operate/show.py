@@ -172,17 +172,24 @@ def _fleet(found: Mapping[str, Any]) -> str:
     text = f"{found['ready']} of {found['desired']} ready"
     if not found["desired"]:
         text += "; paused: connections wait in the kernel until you scale up"
-    return "; ".join([text, *waiting(found["waiting"])])
+    return "; ".join([text, *waiting(found)])
 
 
-def waiting(found: Mapping[str, float]) -> list[str]:
-    """Return which slots wait after failures: one by one, or how many if there are many."""
-    if len(found) > MANY_SLOTS:
-        soonest = duration(max(0.0, min(found.values())))
-        return [f"{len(found)} slots wait after failures, the next is tried again in {soonest}"]
+def waiting(found: Mapping[str, Any]) -> list[str]:
+    """Return which slots wait after what failures: one by one, or how many if there are many."""
+    slots = found["waiting"]
+    # An older supervisor does not say why.
+    causes = {slot: past["cause"] for slot, past in found.get("slots", {}).items() if slot in slots}
+    if len(slots) > MANY_SLOTS:
+        why = f" ({', '.join(sorted(set(causes.values())))})" if causes else ""
+        soonest = duration(max(0.0, min(slots.values())))
+        return [
+            f"{len(slots)} slots wait after failures{why}, the next is tried again in {soonest}"
+        ]
     return [
         f"slot {slot} is tried again in {duration(max(0.0, seconds))}"
-        for slot, seconds in found.items()
+        + (f" ({causes[slot]})" if slot in causes else "")
+        for slot, seconds in slots.items()
     ]
 
 

@@ -53,6 +53,14 @@ def status(state: State, totals: Totals, now: float) -> dict[str, Any]:
         "beats_dropped": totals.beats_dropped,
         "exits": dict(totals.exits),
         "waiting": {str(slot): round(until - now, 3) for slot, until in state.backoff.items()},
+        "slots": {
+            str(slot): {
+                "restarts": each.restarts,
+                "cause": each.cause,
+                "ago": round(now - each.at, 3) if each.at > -inf else None,
+            }
+            for slot, each in sorted(totals.slots.items())
+        },
         "reload": state.reload and _reload(state, state.reload, now),
         "reload_requested": state.reload_requested,
         "last_reload": _last_reload(state, now),

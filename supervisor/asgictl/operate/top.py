@@ -167,7 +167,7 @@ class Frame:
             text = f"last reload: {show.last_reload(status['last_reload'])}"
             style = "green" if good else "yellow"
             found += [Text(line, style) for line in shortened(text, width, NEWS_LINES)]
-        found += [Text(words, "yellow") for words in show.waiting(status["waiting"])]
+        found += [Text(words, "yellow") for words in show.waiting(status)]
         return found
 
     def _workers(self, width: int, room: int) -> "RenderableType":

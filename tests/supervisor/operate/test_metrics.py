@@ -44,6 +44,7 @@ def snapshot(state: State | None = None, **more: Any) -> Snapshot:
     state = state or learn(serving(workers=2), ev.Beat(1, 3, 2), now=19.0)[0]
     totals = Totals(started=0.0, exits={"SIGKILL": 1, "reload": 2}, rows=Rows())  # type: ignore[arg-type]
     totals.slots[0] = SlotHistory(restarts=4, cause="SIGKILL", at=10.0)
+    totals.slots[7] = SlotHistory(restarts=3, cause="boot failed", at=19.0)  # it waits
     identity = {"application": 'shop:"app"\n', "version": "1.2", "pid": 9, "addresses": []}
     usage = {9: Usage(0.1, 2000, 1000), 1001: Usage(None, 4000, None)}
     found = identity | status(state, totals, 20.0) | more
@@ -81,6 +82,7 @@ def test_the_numbers_are_those_of_the_status() -> None:
         "asgictl_workers_ready": 2,
         "asgictl_worker_exits_total,cause=SIGKILL": 1,
         "asgictl_restarts_total,slot=0": 4,
+        "asgictl_restarts_total,slot=7": 3,
         "asgictl_reloads_total,result=refused": 0,
         "asgictl_listen_queue_connections,address=http://x:80": 3,
         "asgictl_listen_queue_dropped_total,address=http://x:80": 1,

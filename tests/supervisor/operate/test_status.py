@@ -1,6 +1,7 @@
 """The status as JSON, and as people read it."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -98,8 +99,12 @@ class TestJson:
         for number in (1, 2, 3):
             spawned = ev.Spawned(number, 1000 + number)
             state, _ = learn(state, spawned, ev.Exited(number, 1), now=float(number))
-        found = look(state, now=3.0)
+        totals = Totals(started=0.0)
+        totals.slots[0] = SlotHistory(restarts=3, cause="exit code 1", at=2.5)
+        found = look(state, now=3.0, totals=totals)
         assert found["waiting"]["0"] > 0
+        assert found["slots"] == {"0": {"restarts": 3, "cause": "exit code 1", "ago": 0.5}}
+        assert re.search(r"slot 0 is tried again in \S+ s \(exit code 1\)", show.status(found, {}))
 
     def test_a_reload_is_there_while_it_lasts_and_its_result_after_it(self) -> None:
         state, _ = reloading(serving(workers=1), now=18.0)

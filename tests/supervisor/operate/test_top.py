@@ -102,9 +102,10 @@ class TestPicture:
 
     def test_a_reload_its_end_and_what_waits_are_told(self) -> None:
         state, _ = reloading(serving(workers=1), now=18.0)
-        text = "\n".join(drawn(Frame(look(state) | {"waiting": {"3": 2.5}}, {})))
+        slots = {"3": {"restarts": 2, "cause": "exit code 3", "ago": 1.0}}
+        text = "\n".join(drawn(Frame(look(state) | {"waiting": {"3": 2.5}, "slots": slots}, {})))
         assert "reload: generation 2: first worker in stage 'fork' (for 2.0 s)" in text
-        assert "slot 3 is tried again in 2.5 s" in text
+        assert "slot 3 is tried again in 2.5 s (exit code 3)" in text
         state, _ = learn(state, ev.ReloadAborted(), now=19.0)
         text = "\n".join(drawn(Frame(look(state), {})))
         assert "last reload: generation 2 refused, 1.0 s ago: somebody has aborted it" in text
@@ -114,13 +115,12 @@ class TestPicture:
         status = look(serving(workers=30))
         refused = {"generation": 2, "committed": False, "ago": 1.0, "reason": "no " * 500}
         waiting = {str(slot): slot + 1.5 for slot in range(20)}
-        status |= {"last_reload": refused, "waiting": waiting}
+        slots = {"3": {"restarts": 5, "cause": "SIGSEGV", "ago": 1.0}}
+        status |= {"last_reload": refused, "waiting": waiting, "slots": slots}
         lines = drawn(Frame(status, {}), width=80, height=24)
         assert len(lines) <= 24
         assert sum("no no" in line for line in lines) == 3
-        assert any(
-            "20 slots wait after failures, the next is tried again in 1.5 s" in x for x in lines
-        )
+        assert any("20 slots wait after failures (SIGSEGV), the next is tried" in x for x in lines)
         assert any(" 1001 " in line for line in lines)
 
     def test_without_workers_there_is_still_a_picture(self) -> None:
