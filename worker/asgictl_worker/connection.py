@@ -168,7 +168,9 @@ class Connection(asyncio.Protocol):
         self.reading_paused = False
         self.write_paused = False
         self.writer = self.writer_class(service.ticker, service.defaults)
-        self._parser = parser_class(service.settings.http)(self, service.settings)
+        self._parser = parser_class(service.settings.http)(
+            self, service.settings, service.shared_heads
+        )
         self._cycle: HTTPCycle | None = None
         self._unstarted: HTTPCycle | None = None
         self._state = _RESTING

@@ -12,6 +12,7 @@ from typing import Any
 from asgictl_worker.access_log import AccessLog
 from asgictl_worker.asgi import Application
 from asgictl_worker.counters import Counters
+from asgictl_worker.http.framing import SharedHeads
 from asgictl_worker.http.http1 import DefaultFields
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.settings import WorkerSettings
@@ -39,6 +40,8 @@ class Service:
     """Every open ``Connection``."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     """Every running cycle: the loop itself keeps only weak references to tasks."""
+    shared_heads: SharedHeads = field(default_factory=SharedHeads)
+    """Heads with which connections begin."""
     draining: bool = False
     has_deadlines: bool = False
     """Whether requests without a body have to be looked at, too, until they are answered."""

@@ -56,10 +56,12 @@ class Sink:
         self.found.append(("refused", error.status))
 
 
-def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
+def parse(
+    parser: str, pieces: list[bytes], shared: framing.SharedHeads | None = None, **settings: Any
+) -> list[Any]:
     """Return what a parser finds in bytes that come in pieces."""
     sink = Sink()
-    instance = PARSERS[parser](sink, WorkerSettings(**settings))
+    instance = PARSERS[parser](sink, WorkerSettings(**settings), shared)
     for piece in pieces:
         instance.feed(piece)
         while instance.state == framing.ENDED:

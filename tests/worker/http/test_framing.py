@@ -294,6 +294,81 @@ def test_lines_are_forgotten_when_there_are_too_many(parser, monkeypatch):
         assert len(framing._KNOWN_LINES) <= 3
 
 
+# -- What connections know of each other
+
+
+@pytest.mark.parametrize("kind", GOOD_HEADS)
+def test_what_other_connections_have_begun_with_changes_nothing(kind, parser):
+    data = GOOD_HEADS[kind]
+    alone = parse(parser, [data])
+    shared = framing.SharedHeads()
+    for _ in range(4):
+        assert parse(parser, [data], shared) == alone
+        assert parse(parser, [data, data], shared) == alone + alone
+        assert parse(parser, cut(data, [20]), shared) == alone
+
+
+@pytest.mark.parametrize("kind", BAD_HEADS)
+def test_what_is_refused_is_refused_to_every_connection(kind, parser):
+    status, data = BAD_HEADS[kind]
+    shared = framing.SharedHeads()
+    for _ in range(3):
+        assert parse(parser, [data], shared)[-1] == ("refused", status)
+
+
+def test_a_head_that_connections_begin_with_is_read_twice(parser, monkeypatch):
+    heads = []
+    read = PARSERS[parser].parse_head
+
+    def parse_head(self, head, *line):
+        heads.append(head)
+        return read(self, head, *line)
+
+    monkeypatch.setattr(PARSERS[parser], "parse_head", parse_head)
+    shared = framing.SharedHeads()
+    often = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    once = often.replace(b"/ ", b"/once ")
+    for _ in range(5):
+        parse(parser, [often], shared)
+    parse(parser, [once], shared)
+    assert heads == [often, often, once]
+    assert list(shared.requests) == [often]
+
+
+def test_only_what_a_connection_begins_with_is_shared(parser):
+    shared = framing.SharedHeads()
+    first, second = (b"GET / HTTP/1.1\r\nhost: %b\r\n\r\n" % name for name in (b"a", b"b"))
+    for _ in range(3):
+        parse(parser, [first, second], shared)
+    assert list(shared.requests) == [first]
+
+
+def test_a_body_is_limited_whoever_has_sent_its_head_before(parser):
+    shared = framing.SharedHeads()
+    data = GOOD_HEADS["a body"]
+    for _ in range(3):
+        parse(parser, [data], shared)
+    assert shared.requests
+    assert parse(parser, [data], shared, limit_request_body=2) == [("refused", 413)]
+
+
+def test_what_connections_share_is_bounded(parser, monkeypatch):
+    monkeypatch.setattr(framing, "MAX_SHARED_HEADS", 3)
+    monkeypatch.setattr(framing, "MAX_SEEN", 5)
+    monkeypatch.setattr(framing, "MAX_SHARED_HEAD", 100)
+    shared = framing.SharedHeads()
+    for number in range(10):
+        for _ in range(2):
+            parse(parser, [b"GET /%d HTTP/1.1\r\nhost: a\r\n\r\n" % number], shared)
+        assert len(shared.requests) <= 3
+        assert len(shared._seen) <= 5
+    shared = framing.SharedHeads()
+    for _ in range(3):
+        parse(parser, [b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n" % (b"x" * 100)], shared)
+    assert not shared.requests
+    assert not shared._seen
+
+
 # -- What the head asks of the connection
 
 

@@ -28,6 +28,15 @@ MAX_KNOWN_LINES = 1024
 
 MAX_KNOWN_LINE = 256
 
+MAX_SHARED_HEADS = 128
+"""Heads that a worker remembers since connections begin with them, of ``MAX_SHARED_HEAD`` bytes
+at most."""
+
+MAX_SHARED_HEAD = 1024
+
+MAX_SEEN = 1024
+"""Heads of which it remembers that they were here once."""
+
 MAX_CHUNK_LINE = 1024
 """Bytes of a chunk's size and extensions; nobody is known to use extensions."""
 
@@ -54,6 +63,31 @@ _KNOWN_LINES: dict[bytes, Request] = {}
 
 
 _NO_REQUEST = Request("GET", b"/", "1.0", [])
+
+
+class SharedHeads:
+    """Heads that connections begin with, again and again.
+
+    Attributes:
+        requests: what was read in them.
+    """
+
+    __slots__ = ("_seen", "requests")
+
+    def __init__(self) -> None:
+        self.requests: dict[bytes, Request] = {}
+        self._seen: set[int] = set()
+
+    def see(self, head: bytes, request: Request) -> None:
+        """Keep a head that is here for the second time; most are never seen again."""
+        if hash(head) not in self._seen:
+            if len(self._seen) >= MAX_SEEN:
+                self._seen.clear()
+            self._seen.add(hash(head))
+        else:
+            if len(self.requests) >= MAX_SHARED_HEADS:
+                self.requests.clear()
+            self.requests[head] = request
 
 
 class Sink(Protocol):
@@ -87,6 +121,7 @@ class Parser(ABC):
     Args:
         sink: gets what is found.
         settings: the limits.
+        shared: heads that other connections with these settings have begun with.
 
     Attributes:
         buffer: bytes that wait for ``proceed()``, or for the rest of a line or a head.
@@ -108,6 +143,7 @@ class Parser(ABC):
         "_max_head",
         "_max_line",
         "_scanned",
+        "_shared",
         "_sink",
         "_trailers",
         "buffer",
@@ -117,8 +153,14 @@ class Parser(ABC):
         "state",
     )
 
-    def __init__(self, sink: Sink, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        settings: WorkerSettings,
+        shared: "SharedHeads | None" = None,
+    ) -> None:
         self._sink = sink
+        self._shared = shared or SharedHeads()
         self._max_line = settings.limit_request_line
         self._max_field = settings.limit_request_field_size
         self._max_fields = settings.limit_request_fields
@@ -288,13 +330,21 @@ class Parser(ABC):
             known = _KNOWN_LINES.get(line)
             if known is not None:
                 request: Request = FamiliarRequest(known, self._known_fields_of)
-                if request.has_body:
-                    self._expect_body(request)
-                else:
-                    self.state = ENDED
+                if not request.has_body:
                     self.known_head = head
                     self.known_request = request
+                self._expect_body(request)
                 return request
+        # hot: and some open a connection for each of many equal requests.
+        is_first = not self._known_fields and len(head) <= MAX_SHARED_HEAD
+        if is_first and head in self._shared.requests:
+            request = self._shared.requests[head]
+            if request.is_repeatable:
+                request = FamiliarRequest(request, request)
+                self._remember(head, line, fields, request)
+            self._expect_body(request)
+            return request
+        sent = head
         self._check_head(head, line, fields)
         words = line.split(b" ")
         if len(words) != 3:
@@ -313,15 +363,17 @@ class Parser(ABC):
         request = self.parse_head(head, method, target, http_version)
         # With a URL as the target, the headers are not those that were sent.
         if request.is_plain and target.startswith(b"/"):
+            request.is_repeatable = True
             self._remember(head, line, fields, request)
-        if request.has_body:
-            self._expect_body(request)
-        else:
-            self.state = ENDED
+        self._expect_body(request)
+        if is_first:
+            self._shared.see(sent, request)
         return request
 
     def _expect_body(self, request: Request) -> None:
-        if request.chunked:
+        if not request.has_body:
+            self.state = ENDED
+        elif request.chunked:
             self.state = CHUNK_SIZE
             self._body_size = 0
         else:

@@ -1,11 +1,11 @@
 """Heads read by httptools (llhttp, in C)."""
 
-import contextlib
+from typing import Any
 
 import httptools
 
 from asgictl_worker import asgi
-from asgictl_worker.http.framing import Parser, Sink, read_by_rules
+from asgictl_worker.http.framing import Parser, SharedHeads, Sink, read_by_rules
 from asgictl_worker.http.request import Request
 from asgictl_worker.settings import WorkerSettings
 
@@ -29,9 +29,15 @@ class HttptoolsParser(Parser):
 
     __slots__ = ("_fields", "_library", "_reusable")
 
-    def __init__(self, sink: Sink, settings: WorkerSettings) -> None:
-        super().__init__(sink, settings)
+    def __init__(
+        self,
+        sink: Sink,
+        settings: WorkerSettings,
+        shared: SharedHeads | None = None,
+    ) -> None:
+        super().__init__(sink, settings, shared)
         self._fields = asgi.Headers()
+        self._library: Any = None
         self._reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -68,5 +74,4 @@ class HttptoolsParser(Parser):
 
     def _let_go(self) -> None:
         self._reusable = False
-        with contextlib.suppress(AttributeError):  # there was no request
-            del self._library
+        self._library = None

@@ -80,6 +80,8 @@ class Request:
         chunked: the body comes in chunks.
         keep_alive: the client would go on with this connection after the response.
         expect_continue: the client waits for ``100 Continue`` before it sends the body.
+        is_repeatable: who sends the same head again asks for the same again.
+        is_usual: neither HTTP/1.0 nor HEAD.
         forwarded: a proxy left headers that say who the client is.
         has_body: a body follows that is not empty, or may be.
         upgrade: the protocol that the client would rather speak, in lower case, or nothing.
@@ -94,6 +96,8 @@ class Request:
     chunked = False
     has_body = False
     keep_alive = True
+    is_usual = True
+    is_repeatable = False
     expect_continue = False
     forwarded = False
     accepts_trailers = False
