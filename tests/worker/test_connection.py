@@ -418,6 +418,32 @@ async def test_too_many_requests_are_turned_away(parser):
     await other.written_is(HELLO)
 
 
+async def test_a_request_that_has_just_ended_counts_no_more():
+    done = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await done.wait()
+        await hello(scope, receive, send)
+
+    peer = Peer(app, limit_concurrency=1)
+    other = Peer(hello, service=peer.service)
+
+    class Eager(type(peer.transport)):
+        """Its client is so fast that its next request comes before the event loop turns."""
+
+        def write(self, data):
+            super().write(data)
+            asyncio.get_running_loop().call_soon(other.send, GET)
+
+    peer.transport.__class__ = Eager
+    peer.send(GET)
+    await until(lambda: peer.service.counters.in_flight == 1)
+    done.set()
+    await other.written_is(HELLO)
+    await peer.idle()
+    assert peer.service.counters.in_flight == 0
+
+
 async def test_websockets_count_as_requests_and_are_turned_away_too():
     peer = Peer(never, limit_concurrency=1)
     peer.connection.transport.set_protocol = lambda protocol: None

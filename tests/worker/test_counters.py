@@ -14,12 +14,15 @@ from asgictl_worker import board
 from asgictl_worker import counters as module
 from asgictl_worker.counters import (
     BOUNDS,
+    BUSY,
     CELLS,
     CLASSES,
+    METHOD_CELLS,
     METHODS,
     ROW,
     ROWS,
     START,
+    STATUS_CELLS,
     STEPS,
     Counters,
     Row,
@@ -230,6 +233,100 @@ async def test_websockets_and_their_messages_are_counted() -> None:
     talk.cycle.connection_lost(None)
     assert (counters.messages_received, counters.websockets) == (3, 0)
     assert counters.bytes_sent - before == 3 * (4 + 3)
+
+
+# -- A worker that is too busy to time every request
+
+
+def busy(times_all: bool = False) -> Counters:
+    """Return the counters of a worker that had much to do before the last tick."""
+    counters = Counters()
+    counters.times_all = times_all
+    for _ in range(BUSY + 1):
+        counters.request("GET", 200, 0.0)
+    counters.tick(0.0, 0)
+    return counters
+
+
+def test_only_a_busy_worker_spares_requests_and_only_if_nobody_wants_their_times() -> None:
+    assert not Counters().is_sparing
+    assert busy().is_sparing
+    assert not busy(times_all=True).is_sparing
+    counters = busy()
+    counters.spared = 9
+    for _ in range(BUSY):
+        counters.request("GET", 200, 0.0)
+    counters.tick(0.0, 0)
+    assert (counters.is_sparing, counters.spared) == (False, 0)
+
+
+def test_a_request_without_a_time_counts_as_the_last_one_of_its_kind() -> None:
+    counters = Counters()
+    counters.request("GET", 200, 0.3)
+    counters.request("GET", 404, 0.03)
+    for status in (201, 206, 404):
+        counters.request("GET", status, None)
+    found = {
+        cell - METHOD_CELLS["GET"]: count for cell, count in enumerate(counters.cells) if count
+    }
+    slow, fast = (sum(seconds > bound for bound in BOUNDS) for seconds in (0.3, 0.03))
+    assert found == {STATUS_CELLS[200] + slow: 3, STATUS_CELLS[404] + fast: 2}
+
+
+@given(st.lists(st.none() | st.integers(0, 1000), max_size=50))
+def test_the_time_of_requests_without_one_is_the_mean_of_the_others(
+    times: list[int | None],
+) -> None:
+    counters = Counters()
+    known = [number / 64 for number in times if number is not None]
+    for number in times:
+        counters.request("GET", 200, None if number is None else number / 64)
+    counters.tick(0.0, 0)
+    assert counters.requests_total == len(times)
+    mean = sum(known) / len(known) if known else 0.0
+    assert counters.seconds == pytest.approx(mean * len(times))
+    # If there was none, the next one stands for them.
+    counters.request("GET", 200, 0.5)
+    counters.tick(0.0, 0)
+    expected = mean * len(times) + 0.5 if known else 0.5 * (len(times) + 1)
+    assert counters.seconds == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("access_log", [False, True])
+async def test_all_requests_of_a_busy_worker_are_counted(access_log: bool) -> None:
+    peer = Peer(hello)
+    counters = peer.service.counters
+    if not access_log:
+        peer.service.access_log = None
+        counters.times_all = False
+    timed = 0
+    for tick in range(3):
+        for _ in range(BUSY + 100):
+            peer.send(GET)
+        await until(lambda tick=tick: counters.requests_total == (tick + 1) * (BUSY + 100))
+        timed = counters.timed
+        counters.tick(0.0, 1)
+    assert counted(counters) == {("GET", "2xx"): 3 * (BUSY + 100)}
+    # One of 8.5 is expected: that it is half of them has no chance.
+    assert timed == BUSY + 100 if access_log else 0 < timed < (BUSY + 100) / 2
+
+
+async def test_a_request_that_is_spared_and_refused_has_no_time_of_its_own() -> None:
+    async def app(scope, receive, send):
+        await receive()
+        await receive()
+
+    peer = Peer(app)
+    peer.service.access_log = None
+    counters = peer.service.counters
+    counters.request("GET", 200, 0.0)
+    counters.tick(0.0, 1)
+    counters.spared = 1
+    peer.send(GET)
+    peer.connection._cycle.time_out()
+    await peer.idle()
+    counters.tick(0.0, 1)
+    assert (counters.requests_total, counters.timed) == (2, 0)
 
 
 # -- How busy it is

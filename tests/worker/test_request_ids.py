@@ -32,7 +32,7 @@ class Identified(Peer):
     """A peer whose requests get ids, and an access log that keeps them."""
 
     def __init__(self, app: Any, *, trusted: str = "10.0.0.7", **how: Any) -> None:
-        super().__init__(app, **how)
+        super().__init__(request_ids.entered(app), **how)
         self.ids: list[str] = []
         self.service.access_log = self  # type: ignore[assignment]
         self.service.connections.clear()

@@ -4,8 +4,9 @@ Source: https://asgi.readthedocs.io/en/latest/specs/. Messages that an applicati
 only promised to be dictionaries: what is in them is checked where they are used.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Literal, NotRequired, TypedDict
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 VERSION = "3.0"
 SPEC_VERSION = "2.5"
@@ -21,6 +22,21 @@ Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 """``async def app(scope, receive, send)``; the arguments are ``Any`` so that both the types
 above and those of the frameworks fit."""
+Runnable = Callable[[Any, Any, Any], Coroutine[Any, Any, None]]
+"""An application whose call only makes a coroutine, and runs nothing yet."""
+
+
+def as_coroutine_function(app: Application) -> Runnable:
+    """Return an application that can be the coroutine of a task, whatever ``app`` returns."""
+    if inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(
+        getattr(app, "__call__", None)  # noqa: B004 - not whether, but what it is
+    ):
+        return cast("Runnable", app)
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    return call
 
 
 class RequestEvent(TypedDict):

@@ -488,7 +488,10 @@ class Connection(asyncio.Protocol):
         service = self.service
         limit = service.settings.limit_concurrency
         if limit is not None and service.counters.in_flight >= limit:
-            return BadRequest(503, "too many requests in progress")
+            # Of those that have just ended, the event loop may not have told us yet.
+            ended = sum(task.done() for task in service.tasks)
+            if service.counters.in_flight - ended >= limit:
+                return BadRequest(503, "too many requests in progress")
         return BadRequest(503, "too many connections") if self._is_surplus else None
 
     def _set_deadline(self, request: Request) -> None:

@@ -6,6 +6,10 @@ killed one are still there. Requests are counted in the row itself, in one cell 
 method, class of status and step of the time that they took. All else is counted in plain
 attributes, and put into the row five times a second.
 
+Every request is counted. To read the clock twice costs as much as all the counting, so a busy
+worker whose times nobody writes into an access log times some of them, chosen at random. The
+others count as if they had taken as long as the last timed one of their method and status.
+
 A worker that runs alone has a row of its own, which nobody else sees.
 """
 
@@ -64,6 +68,11 @@ SIZE: Final = START + ROWS * ROW
 
 TICK: Final = 0.2
 """Seconds between two calls of ``Counters.tick()``: the interval of ``timers.py``."""
+BUSY: Final = 200
+"""Requests in a tick, from which on it is enough to time some."""
+SPARED_BITS: Final = 4
+"""Of the random number of requests that are not timed after one that is: 7.5 in the mean."""
+
 TICKS: Final = 5
 """How many of the last ticks the worst lag is looked for in: those of a second."""
 
@@ -73,7 +82,14 @@ class Counters:
 
     Attributes:
         cells: requests that are answered, by method, class of status and step of time.
-        seconds: the time that they took altogether.
+        seconds: the time that they took altogether; that of those without a time is added at
+            the next tick.
+        timed: how many were timed since then.
+        usual: by the first cell of a method and class of status, where the last timed request
+            of those was counted.
+        times_all: somebody wants the time of every request.
+        is_sparing: some requests need not be timed now.
+        spared: how many of the next ones.
         in_flight: HTTP requests and WebSockets for which the application runs now.
         errors_total: exceptions of the application, and promises that it has broken (a body
             too short, no response).
@@ -87,11 +103,13 @@ class Counters:
     """
 
     __slots__ = (
+        "_answered",
         "_busy",
         "_lags",
         "_memory",
         "_offset",
         "_ticked",
+        "_timed_seconds",
         "_worked",
         "bytes_received",
         "bytes_sent",
@@ -99,9 +117,14 @@ class Counters:
         "connections_total",
         "errors_total",
         "in_flight",
+        "is_sparing",
         "messages_received",
         "messages_sent",
         "seconds",
+        "spared",
+        "timed",
+        "times_all",
+        "usual",
         "websockets",
         "websockets_total",
     )
@@ -112,7 +135,10 @@ class Counters:
         self.messages_received = self.messages_sent = 0
         self.bytes_received = self.bytes_sent = 0
         self._lags: deque[float] = deque(maxlen=TICKS)
-        self.seconds = self._busy = self._ticked = self._worked = 0.0
+        self.seconds = self._busy = self._ticked = self._worked = self._timed_seconds = 0.0
+        self.usual = list(range(CELLS))
+        self.timed = self.spared = self._answered = 0
+        self.times_all = self.is_sparing = False
         self._use(bytearray(ROW), 0)
 
     def _use(self, memory: bytearray | mmap.mmap, offset: int) -> None:
@@ -146,17 +172,21 @@ class Counters:
         """How many requests were answered, or given up."""
         return sum(self.cells)
 
-    def request(self, method: str, status: int, seconds: float) -> None:
+    def request(self, method: str, status: int, seconds: float | None) -> None:
         """Count a request that is answered, or given up.
 
         Args:
             method: of the request.
             status: of the response, 499 if the client left before there was one.
-            seconds: from the head of the request to the end of the response.
+            seconds: from the head of the request to the end of the response, or None if it was
+                not timed.
         """
-        step = bisect_left(BOUNDS, seconds)
-        self.cells[METHOD_CELLS[method] + STATUS_CELLS[status] + step] += 1
-        self.seconds += seconds
+        kind = METHOD_CELLS[method] + STATUS_CELLS[status]
+        if seconds is not None:
+            self.usual[kind] = kind + bisect_left(BOUNDS, seconds)
+            self.seconds += seconds
+            self.timed += 1
+        self.cells[self.usual[kind]] += 1
 
     def tick(self, lateness: float, connections: int) -> None:
         """Put into the row what is not counted there; called five times a second.
@@ -171,6 +201,7 @@ class Counters:
         self._busy += min(elapsed, max(worked - self._worked, lateness))
         self._ticked, self._worked = now, worked
         self._lags.append(lateness)
+        self._see_to_times()
         _TICK.pack_into(
             self._memory,
             self._offset + _AT_TICK,
@@ -189,6 +220,20 @@ class Counters:
             self.bytes_sent,
             self.errors_total,
         )
+
+    def _see_to_times(self) -> None:
+        """Add the time of requests without one, and see whether to time all of the next."""
+        answered = self.requests_total - self._answered
+        self.is_sparing = answered > BUSY and not self.times_all
+        if not self.is_sparing:
+            self.spared = 0
+        if self.timed:  # if none was, the next tick sees to them
+            mean = (self.seconds - self._timed_seconds) / self.timed
+            self.seconds += mean * (answered - self.timed)
+        if self.timed or not answered:
+            self._answered += answered
+            self._timed_seconds = self.seconds
+            self.timed = 0
 
 
 @dataclass(frozen=True, slots=True)

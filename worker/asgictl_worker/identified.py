@@ -8,7 +8,6 @@ without ids does not even ask whether it has them.
 from collections.abc import Iterable
 from typing import Any, cast
 
-from asgictl_worker import request_ids
 from asgictl_worker.connection import Connection
 from asgictl_worker.http.cycle import HTTPCycle
 from asgictl_worker.http.http1 import Writer
@@ -65,10 +64,6 @@ class IdentifiedCycle(HTTPCycle):
         if scope:
             _identify(scope, connection.field)
 
-    async def _run(self, service: Service) -> None:
-        request_ids.enter(self.request_id)
-        await super()._run(service)
-
     def __str__(self) -> str:
         return f"{super().__str__()} request_id={self.request_id}"
 
@@ -77,10 +72,6 @@ class IdentifiedWebSocket(WebSocketCycle):
     """A WebSocket that has an id."""
 
     __slots__ = ()
-
-    async def _run(self, service: Service) -> None:
-        request_ids.enter(self.request_id)
-        await super()._run(service)
 
     def __str__(self) -> str:
         """See ``WebSocketCycle``."""
@@ -109,6 +100,9 @@ class IdentifiedConnection(Connection):
         peer = None if self.client is None else self.client[0]
         self._begin(self._ids.take(request.headers, peer))
         super().request_received(request, body)
+
+    def _settle(self, request: Request) -> None:
+        """See ``Connection``; an id has to be made, or believed, each time."""
 
     def _refuse(self, error: BadRequest) -> None:
         if self._cycle is None:

@@ -13,7 +13,9 @@ import os
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
+from typing import Any
 
+from asgictl_worker.asgi import Application
 from asgictl_worker.proxy import ProxyTrust
 
 _CURRENT: ContextVar[str] = ContextVar("asgictl_request_id", default="")
@@ -31,6 +33,16 @@ def current() -> str:
 def enter(identity: str) -> None:
     """Let ``current()`` return this id, in the context of the request."""
     _CURRENT.set(identity)
+
+
+def entered(app: Application) -> Application:
+    """Return an application for whose requests ``current()`` returns their ids."""
+
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        enter(scope["state"]["request_id"])
+        await app(scope, receive, send)
+
+    return call
 
 
 class RequestIdFilter(logging.Filter):

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from asgictl_worker import application
+from asgictl_worker import application, request_ids
 from asgictl_worker.acceptor import Acceptor
 from asgictl_worker.access_log import open_access_log
-from asgictl_worker.asgi import Application
+from asgictl_worker.asgi import Application, as_coroutine_function
 from asgictl_worker.connection import Connection
 from asgictl_worker.hygiene import CANCEL_GRACE, describe
 from asgictl_worker.introductions import Introductions
@@ -181,8 +181,10 @@ class Server:
         if starting.cancelled():
             return False
         starting.result()
+        if settings.request_id_header is not None:
+            app = request_ids.entered(app)
         self._service = Service(
-            app=app,
+            app=as_coroutine_function(app),
             settings=settings,
             loop=loop,
             ticker=Ticker(loop),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asgictl_worker.access_log import AccessLog
-from asgictl_worker.asgi import Application
+from asgictl_worker.asgi import Runnable
 from asgictl_worker.counters import Counters
 from asgictl_worker.http.framing import SharedHeads
 from asgictl_worker.http.http1 import DefaultFields
@@ -27,7 +27,7 @@ it then takes a third of the memory."""
 class Service:
     """The application and everything the connections of one worker have in common."""
 
-    app: Application
+    app: Runnable
     settings: WorkerSettings
     loop: asyncio.AbstractEventLoop
     ticker: Ticker
@@ -54,6 +54,7 @@ class Service:
     """What every request gets a copy of: nothing that a request sets is seen by another."""
 
     def __post_init__(self) -> None:
+        self.counters.times_all = self.access_log is not None
         self.defaults = DefaultFields(self.settings)
         idle = self.settings.timeout_keep_alive + INTERVAL
         self.idle_times = (min(idle, REST), max(0.0, idle - REST))

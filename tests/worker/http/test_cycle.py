@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import logging
 import sys
 
@@ -721,6 +722,59 @@ async def test_a_cut_that_looks_like_an_end_is_a_reset(parser):
 async def test_an_exception_after_the_response_is_reported_only(parser, caplog):
     async def app(scope, receive, send):
         await hello(scope, receive, send)
+async def raise_in_the_middle(scope, receive, send):
+    await asyncio.sleep(0)
+    raise RuntimeError("the secret of the application")
+
+
+@pytest.mark.parametrize("app", [raise_at_once, raise_in_the_middle])
+async def test_an_exception_is_logged_in_the_context_of_its_request(app, caplog):
+    variable = contextvars.ContextVar("variable", default="none")
+
+    async def named(scope, receive, send):
+        variable.set("request")
+        await app(scope, receive, send)
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            seen.append(variable.get())
+
+    seen = []
+    handler = Handler()
+    logging.getLogger("asgictl.worker").addHandler(handler)
+    await exchange(named)
+    assert seen == ["request"]
+
+
+class Deferred:
+    """An application that is no coroutine function, like those of some middlewares."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, scope, receive, send):
+        return self.app(scope, receive, send)
+
+
+async def test_an_application_may_return_anything_that_can_be_awaited(parser):
+    def later(scope, receive, send):
+        return asyncio.ensure_future(hello(scope, receive, send))
+
+    for app in (Deferred(hello), later, functools.partial(hello), lambda *three: hello(*three)):
+        peer = await exchange(app, http=parser)
+        assert peer.written == HELLO
+
+
+@pytest.mark.parametrize(
+    "app", [lambda: None, lambda *three: None, lambda *three: 1 / 0, functools.partial(hello, 1)]
+)
+async def test_an_application_that_cannot_be_called_is_a_500(app, parser, caplog):
+    peer = await exchange(app, http=parser)
+    assert peer.written == ERROR
+    assert len(errors(caplog)) == 1
+    assert peer.service.counters.in_flight == 0
+
+
         raise RuntimeError("oops")
 
     peer = await exchange(app, GET * 2, http=parser)

@@ -6,6 +6,7 @@ from typing import Any
 from tests.worker.waiting import until
 
 from asgictl_worker.access_log import Exchange
+from asgictl_worker.asgi import as_coroutine_function
 from asgictl_worker.connection import Connection
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.service import Service
@@ -105,7 +106,7 @@ class Peer:
         loop = asyncio.get_running_loop()
         self.log = Log()
         self.service = service or Service(
-            app=app,
+            app=as_coroutine_function(app),
             settings=WorkerSettings(**settings),
             loop=loop,
             ticker=Ticker(loop),

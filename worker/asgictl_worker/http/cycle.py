@@ -13,11 +13,12 @@ import sys
 from asyncio import Task
 from bisect import bisect_left
 from http import HTTPStatus
+from random import getrandbits
 from time import perf_counter
 from typing import Any, Protocol
 
 from asgictl_worker.access_format import Details
-from asgictl_worker.counters import BOUNDS, METHOD_CELLS, SHORTEST, STATUS_CELLS
+from asgictl_worker.counters import BOUNDS, METHOD_CELLS, SHORTEST, SPARED_BITS, STATUS_CELLS
 from asgictl_worker.http import files
 from asgictl_worker.http.http1 import CONTINUE, LARGE, Writer, early_hint, trailer_lines
 from asgictl_worker.http.request import METHODS, BadRequest, Request
@@ -125,16 +126,34 @@ class HTTPCycle:
     def start(self) -> None:
         """Run the application, until it waits for something if the Python is new enough."""
         service = self._connection.service
-        self._started = perf_counter()
-        task = Task(
-            self._run(service), loop=service.loop, context=service.context.copy(), **TASK_OPTIONS
-        )
+        counters = service.counters
+        if counters.spared:
+            counters.spared -= 1
+        else:
+            self._started = perf_counter()
+            if counters.is_sparing:
+                counters.spared = getrandbits(SPARED_BITS)
+        context = service.context.copy()
+        try:
+            # hot: the application's own coroutine; another one around it would cost a thirtieth
+            task = Task(
+                service.app(self._scope, self.receive, self.send),
+                loop=service.loop,
+                context=context,
+                **TASK_OPTIONS,
+            )
+        except BaseException as error:
+            context.run(self._fail, error)
+            if not isinstance(error, Exception):
+                raise
+            return
         if not task.done():
             self._task = task
             service.tasks.add(task)
-            service.counters.in_flight += 1
-            if not TASK_OPTIONS:
-                task.add_done_callback(self._has_ended)
+            counters.in_flight += 1
+            task.add_done_callback(self._has_ended, context=context)
+        elif self._phase is not _COMPLETE or task.cancelled() or task.exception() is not None:
+            context.run(self._conclude, task)
 
     # -- What the connection tells
 
@@ -217,8 +236,8 @@ class HTTPCycle:
 
         To the application, if it runs, the client is gone.
         """
-        # The application may not have been started.
-        self._started = self._started or perf_counter()
+        if self._task is None:  # the application may not have been started
+            self._started = self._started or perf_counter()
         if self.is_answerable:
             self._answer(error.status, error.reason, close=True)
         else:
@@ -291,7 +310,7 @@ class HTTPCycle:
                 message.get("headers", ()),
                 request.keep_alive and not self.owes_continue and not connection.service.draining,
             )
-            if message.get("trailers"):
+            if message.get("trailers"):  # hot: get() would take longer
                 self._trailers = b""
             self._phase = _HELD
         elif kind == "http.response.body" and (phase is _HELD or phase is _STREAMING):
@@ -336,14 +355,15 @@ class HTTPCycle:
             body = _as_bytes(body)
         connection = self._connection
         writer = connection.writer
-        data = writer.body(body, more or self._trailers is not None)
         if more or self._trailers is not None:
+            data = writer.body(body, True)
             self._phase = _STREAMING if more else _TRAILING
             if type(data) is bytes:
                 connection.write_soon(data)
             else:
                 connection.write(data)
             return
+        data = writer.body(body, False)
         counters = connection.service.counters
         if type(data) is bytes and not connection.held:  # hot: as write()
             counters.bytes_sent += len(data)
@@ -353,25 +373,27 @@ class HTTPCycle:
         self._phase = _COMPLETE
         # hot: from here _log(), without the calls and without doubt
         request = self._request
-        seconds = perf_counter() - self._started
-        counters.cells[
-            _METHOD_CELLS[request.method]
-            + STATUS_CELLS[writer.status]
-            + (bisect_left(BOUNDS, seconds) if seconds > SHORTEST else 0)
-        ] += 1
-        counters.seconds += seconds
-        access_log = connection.service.access_log
-        if access_log is not None:
-            access_log.request(
-                connection.peer,
-                request.method,
-                request.target,
-                request.http_version,
-                writer.status,
-                writer.size,
-                seconds,
-                self,
+        kind = _METHOD_CELLS[request.method] + STATUS_CELLS[writer.status]
+        if self._started:
+            seconds = perf_counter() - self._started
+            counters.usual[kind] = kind + (
+                bisect_left(BOUNDS, seconds) if seconds > SHORTEST else 0
             )
+            counters.seconds += seconds
+            counters.timed += 1
+            access_log = connection.service.access_log
+            if access_log is not None:
+                access_log.request(
+                    connection.peer,
+                    request.method,
+                    request.target,
+                    request.http_version,
+                    writer.status,
+                    writer.size,
+                    seconds,
+                    self,
+                )
+        counters.cells[counters.usual[kind]] += 1
         if self._waiters is not None:
             self._waiters.wake()
         connection.response_ended()
@@ -451,27 +473,24 @@ class HTTPCycle:
         if self._gone:
             raise ClientDisconnected
 
-    async def _run(self, service: Service) -> None:
-        try:
-            await service.app(self._scope, self.receive, self.send)
-            if self._phase is not _COMPLETE and not self._gone:
-                raise IncompleteResponse(self._phase)
-        except BaseException as error:
-            self._fail(error)
-            if not isinstance(error, (Exception, asyncio.CancelledError)):
-                raise
-        finally:
-            if self._task is not None:  # hot: not if the application never waited
-                service.tasks.discard(self._task)
-                service.counters.in_flight -= 1
-
     def _has_ended(self, task: asyncio.Task[None]) -> None:
-        """See to a task that was cancelled before its first step, so that it never ran."""
-        if task.cancelled():
-            service = self._connection.service
-            service.tasks.discard(task)
-            service.counters.in_flight -= 1
-            self._fail(asyncio.CancelledError())
+        """Know that an application has ended which had to wait for something."""
+        service = self._connection.service
+        service.tasks.discard(task)
+        service.counters.in_flight -= 1
+        self._conclude(task)
+
+    def _conclude(self, task: asyncio.Task[None]) -> None:
+        """See how the application has ended, and make the best of it."""
+        error: BaseException | None
+        try:
+            error = task.exception()
+        except asyncio.CancelledError as cancelled:
+            error = cancelled
+        if error is not None:
+            self._fail(error)
+        elif self._phase is not _COMPLETE and not self._gone:
+            self._fail(IncompleteResponse(self._phase))
 
     def _fail(self, error: BaseException) -> None:
         """Report what the application did, and give the client what can be given."""
@@ -524,8 +543,7 @@ class HTTPCycle:
         writer = self._connection.writer
         written = self._phase is not _WAITING and self._phase is not _HELD
         status = writer.status if written else CLIENT_LEFT
-        # The application may not have been started.
-        seconds = perf_counter() - self._started if self._started else 0.0
+        seconds = perf_counter() - self._started if self._started else None
         service.counters.request(request.method, status, seconds)
         if service.access_log is not None:
             service.access_log.request(
@@ -535,7 +553,7 @@ class HTTPCycle:
                 request.http_version,
                 status,
                 writer.size if written else 0,
-                seconds,
+                seconds or 0.0,
                 self,
             )
 
