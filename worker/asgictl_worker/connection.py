@@ -217,7 +217,19 @@ class Connection(asyncio.Protocol):
         # hot: whoever polls asks for the same again, and it need not be found in the bytes.
         if data == parser.known_head and parser.state == framing.HEAD and not parser.buffer:
             parser.state = ENDED
-            self.request_received(parser.known_request)
+            request = parser.known_request
+            service = self.service
+            if request.settled is None or service.has_deadlines:
+                self._settle(request)
+                self.request_received(request)
+            else:
+                # What request_received() would do for a request that asks nothing of us.
+                self._state = _BUSY
+                self.deadline = NEVER
+                self.peer = self._own_peer
+                scope = request.repeated_scope(service.state)
+                self._cycle = cycle = self.cycle_class(self, request, scope)
+                cycle.start()
         elif self._state is _LINGERING:
             self._discard(data)
         else:
@@ -483,6 +495,11 @@ class Connection(asyncio.Protocol):
 
     # -- Inside
 
+    def _settle(self, request: Request) -> None:
+        """Prepare for more repetitions of a request, if nothing has to be asked each time."""
+        if self._tls is None and not self.service.has_limits:
+            request.settle(self.client, self.server, self.scheme, self.service.settings.root_path)
+
     def _find_refusal(self) -> BadRequest | None:
         """Return why no request can be served now, if so."""
         service = self.service
@@ -621,6 +638,7 @@ class Connection(asyncio.Protocol):
             request = Request("GET", b"/", "1.1", [(b"host", b"")])
             # For the access log: it is not known what was asked for.
             request.method, request.target = "HEAD" if error.is_for_head else "-", b"-"
+            request.is_usual = False
             self._state = _BUSY
             self._cycle = self.cycle_class(self, request, {})
         self._unstarted = None

@@ -135,9 +135,44 @@ async def test_nothing_that_an_application_changes_is_seen_by_another_request(pa
                 value.clear()
         await hello(scope, receive, send)
 
-    await exchange(app, GET * 3, http=parser, state={"shared": 1})
+    peer = await exchange(app, GET * 3, http=parser, state={"shared": 1})
+    for _ in range(3):  # as a whole, a repeated request is known again
+        peer.send(GET)
+        await peer.idle()
     assert scopes[0]["state"] == {"shared": 1}
-    assert scopes[0] == scopes[1] == scopes[2]
+    assert scopes == [scopes[0]] * 6
+
+
+@pytest.mark.parametrize("settings", [{}, {"root_path": "/api"}, {"timeout_request": 9.0}])
+@pytest.mark.parametrize("state", [None, {"shared": 1}])
+async def test_a_repeated_request_has_the_scope_of_the_first(settings, state, parser):
+    scopes = []
+
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        await hello(scope, receive, send)
+
+    peer = Peer(app, http=parser, state=state, **settings)
+    other = GET.replace(b"/ ", b"/%41?b ", 1)
+    for data in (GET, GET, GET, other, other, other, GET):
+        peer.send(data)
+        await peer.idle()
+    assert scopes[:3] == [scopes[0]] * 3
+    assert scopes[3:6] == [scopes[3]] * 3
+    assert scopes[6] == scopes[0]
+    assert (scopes[5]["path"], scopes[5]["query_string"]) == (scopes[5]["root_path"] + "/A", b"b")
+
+
+async def test_a_repeated_request_is_served_as_its_connection_then_is(parser):
+    peer = Peer(hello, http=parser)
+    for count in range(3):
+        peer.send(GET)
+        await peer.written_is(HELLO * (count + 1))
+        await peer.idle()
+    peer.service.draining = peer.service.has_deadlines = True
+    peer.send(GET)
+    last = HELLO.replace(b"\r\n\r\n", b"\r\n" + CLOSE + b"\r\n")
+    await peer.written_is(HELLO * 3 + last)
 
 
 async def test_without_lifespan_there_is_no_state():
@@ -687,41 +722,6 @@ async def test_an_exception_is_one_record_and_a_500_that_reveals_nothing(app, pa
     assert peer.log.lines == ["10.0.0.7:52100 GET / 1.1 500 21"]
 
 
-async def test_an_exception_before_the_body_was_read_closes_the_connection(parser):
-    peer = await exchange(
-        raise_at_once, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", http=parser
-    )
-    assert peer.written == ERROR_AND_CLOSE
-    assert peer.transport.eof_written
-
-
-async def test_an_exception_in_the_middle_of_a_response_cuts_the_connection(parser, caplog):
-    async def app(scope, receive, send):
-        await send(START)
-        await send(body(b"a", more=True))
-        raise RuntimeError("oops")
-
-    peer = await exchange(app, http=parser)
-    assert peer.written.endswith(b"1\r\na\r\n")
-    assert peer.transport.closed
-    assert not peer.transport.aborted
-    assert len(errors(caplog)) == 1
-    assert peer.log.lines == ["10.0.0.7:52100 GET / 1.1 200 1"]
-
-
-async def test_a_cut_that_looks_like_an_end_is_a_reset(parser):
-    async def app(scope, receive, send):
-        await send(START)
-        await send(body(b"a", more=True))
-        raise RuntimeError("oops")
-
-    peer = await exchange(app, b"GET / HTTP/1.0\r\n\r\n", http=parser)
-    assert peer.transport.aborted
-
-
-async def test_an_exception_after_the_response_is_reported_only(parser, caplog):
-    async def app(scope, receive, send):
-        await hello(scope, receive, send)
 async def raise_in_the_middle(scope, receive, send):
     await asyncio.sleep(0)
     raise RuntimeError("the secret of the application")
@@ -775,6 +775,41 @@ async def test_an_application_that_cannot_be_called_is_a_500(app, parser, caplog
     assert peer.service.counters.in_flight == 0
 
 
+async def test_an_exception_before_the_body_was_read_closes_the_connection(parser):
+    peer = await exchange(
+        raise_at_once, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", http=parser
+    )
+    assert peer.written == ERROR_AND_CLOSE
+    assert peer.transport.eof_written
+
+
+async def test_an_exception_in_the_middle_of_a_response_cuts_the_connection(parser, caplog):
+    async def app(scope, receive, send):
+        await send(START)
+        await send(body(b"a", more=True))
+        raise RuntimeError("oops")
+
+    peer = await exchange(app, http=parser)
+    assert peer.written.endswith(b"1\r\na\r\n")
+    assert peer.transport.closed
+    assert not peer.transport.aborted
+    assert len(errors(caplog)) == 1
+    assert peer.log.lines == ["10.0.0.7:52100 GET / 1.1 200 1"]
+
+
+async def test_a_cut_that_looks_like_an_end_is_a_reset(parser):
+    async def app(scope, receive, send):
+        await send(START)
+        await send(body(b"a", more=True))
+        raise RuntimeError("oops")
+
+    peer = await exchange(app, b"GET / HTTP/1.0\r\n\r\n", http=parser)
+    assert peer.transport.aborted
+
+
+async def test_an_exception_after_the_response_is_reported_only(parser, caplog):
+    async def app(scope, receive, send):
+        await hello(scope, receive, send)
         raise RuntimeError("oops")
 
     peer = await exchange(app, GET * 2, http=parser)

@@ -155,10 +155,14 @@ class Writer:
             self.status = status
         self.keep_alive = keep_alive
         self.size = 0
-        self._is_old = request.http_version == "1.0"
         self._chunked = False
-        self.bodiless = request.method == "HEAD" or status == 304 or status == 204
-        self._is_usual = keep_alive and not (self._is_old or self.bodiless)
+        if request.is_usual and status != 304 and status != 204:
+            self._is_old = self.bodiless = False
+            self._is_usual = keep_alive
+        else:
+            self._is_old = request.http_version == "1.0"
+            self.bodiless = request.method == "HEAD" or status == 304 or status == 204
+            self._is_usual = False
 
     def forget(self) -> None:
         """Let go of what would make a repeated response cheaper."""
@@ -184,13 +188,14 @@ class Writer:
         """
         head = self._head
         size = len(data)
-        # hot: one chunk after the other
-        if self._chunked and more and size and size < LARGE:
-            self.size += size
-            return b"%x\r\n%b\r\n" % (size, data)
-        left = self._left
-        # hot: as frame(), for a whole response with nothing to be said about the connection
-        if self._is_usual and not more and head and size < LARGE:
+        if more:
+            # hot: one chunk after the other
+            if self._chunked and size and size < LARGE:
+                self.size += size
+                return b"%x\r\n%b\r\n" % (size, data)
+        elif self._is_usual and head and size < LARGE:
+            # hot: as frame(), for a whole response with nothing to be said about the connection
+            left = self._left
             if left is None:
                 self._head = b""
                 self.size = size

@@ -102,6 +102,7 @@ class Request:
     forwarded = False
     accepts_trailers = False
     upgrade = b""
+    settled: dict[str, Any] | None = None
 
     def __init__(
         self, method: str, target: bytes, http_version: str, headers: asgi.Headers
@@ -111,7 +112,9 @@ class Request:
         self.http_version = http_version
         self.headers = headers
         if http_version == "1.0":
-            self.keep_alive = False
+            self.keep_alive = self.is_usual = False
+        elif method == "HEAD":
+            self.is_usual = False
         host: bytes | None = None
         for name, value in headers:
             if name not in _SPECIAL:  # hot: one look-up for most headers
@@ -282,6 +285,33 @@ class Request:
             scope["state"] = state.copy()
         return scope
 
+    def settle(
+        self,
+        client: tuple[str, int] | None,
+        server: tuple[str, int | None] | None,
+        scheme: str,
+        root_path: str,
+    ) -> None:
+        """Prepare for ``repeated_scope()``; the arguments are those of ``scope()``."""
+        self.settled = self.scope("http", client, server, scheme, root_path)
+        for changeable in ("asgi", "headers", "extensions"):
+            self.settled[changeable] = None
+
+    def repeated_scope(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what ``scope()`` would, for a plain request that its connection repeats."""
+        assert self.settled is not None
+        scope = self.settled.copy()
+        scope["asgi"] = {"version": VERSION, "spec_version": SPEC_VERSION}
+        scope["headers"] = self.headers.copy()
+        scope["extensions"] = {
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+            "http.response.early_hint": {},
+        }
+        if state is not None:
+            scope["state"] = state.copy()
+        return scope
+
 
 class FamiliarRequest(Request):
     """A request whose line and whose header fields were seen, and checked, before.
@@ -296,6 +326,8 @@ class FamiliarRequest(Request):
     def __init__(self, line: Request, fields: Request) -> None:
         self.method = line.method
         self.target = line.target
+        if not line.is_usual:
+            self.is_usual = False
         self._template = line._template
         self.headers = fields.headers
         if fields.content_length is not None:
