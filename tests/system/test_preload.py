@@ -115,6 +115,28 @@ def test_workers_share_the_memory_of_the_template(serve: Serve, project: Project
     server.stop()
 
 
+IMPORTING = """
+import os, sys
+BEFORE = set()
+os.register_at_fork(after_in_child=lambda: BEFORE.update(sys.modules))
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        body = " ".join(sys.modules.keys() - BEFORE).encode()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--loop", "asyncio", "--http", "h11")])
+def test_workers_import_nothing_of_their_own(
+    serve: Serve, project: Project, options: tuple[str, ...]
+) -> None:
+    project.write(IMPORTING)
+    server = serve("--workers", "2", "--preload", *options)
+    assert httpx.get(server.url).text == ""
+    server.stop()
+
+
 def test_after_a_kill_of_the_supervisor_neither_template_nor_workers_are_left(
     serve: Serve, project: Project
 ) -> None:

@@ -23,6 +23,7 @@ import setproctitle
 from asgictl_worker import contract, development, extensions, hygiene, logs, progress, tracebacks
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
+from asgictl_worker.connection import parser_class
 from asgictl_worker.errors import AsgictlError, ConfigurationError, ExitCode
 from asgictl_worker.retirement import reason_to_retire
 from asgictl_worker.server import LAST_WORDS, Server, load
@@ -66,7 +67,13 @@ def preload(
     try:
         logs.configure(settings)
         with progress.of_import(tell):
-            return load(name, settings)
+            app = load(name, settings)
+        # What every worker would import later is there once then: 2.5 MB less for each.
+        from concurrent.futures import ThreadPoolExecutor  # noqa: F401
+
+        loop_factory(settings.loop)
+        parser_class(settings.http)
+        return app
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _failed("import", error)
 
