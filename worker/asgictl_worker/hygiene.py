@@ -11,15 +11,12 @@ What repeats itself is told once a minute, with how often it happened.
 
 import asyncio
 import contextlib
-import faulthandler
 import inspect
 import itertools
 import linecache
 import logging
 import os
-import re
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -38,8 +35,8 @@ MAX_KNOWN = 200
 CANCEL_GRACE = 1.0
 """Seconds in which cancelled tasks may tidy up."""
 
-MAX_STACK = 64 * 1024
-"""Bytes of a stack that are looked at."""
+STOPPING = 0.5
+"""Seconds in which the thread that watches the event loop ends, at most."""
 
 
 class Repetitions:
@@ -77,7 +74,6 @@ def _times(kept: int) -> str:
 
 # -- A loop that does not turn
 
-_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _ASYNCIO = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep
 _RUNNER = _ASYNCIO + "runners.py"
@@ -87,13 +83,13 @@ _SELECTORS = os.path.join(os.path.dirname(_ASYNCIO.rstrip(os.sep)), "selectors.p
 class LagWatch:
     """Reports what blocks the event loop of this thread.
 
-    It asks the loop for a turn again and again. Before it waits, it arms faulthandler's
-    timer: if the turn does not come, a thread without the interpreter's lock writes down
-    where everything stands, even while C code holds the lock. When the loop turns again that
-    is read and logged. (Of a loop that never does, the supervisor tells.)
+    It asks the loop for a turn again and again. If one does not come in time, a thread of ours
+    looks where the loop's thread is; C code that holds the interpreter's lock is seen as soon
+    as it lets go. When the loop turns again that is logged. (Of a loop that never does, the
+    supervisor tells.)
 
-    The timer is one per process, so an application that uses
-    ``faulthandler.dump_traceback_later()`` itself should turn this off.
+    faulthandler's timer would look without the lock. It reads frames that are in use, and
+    while Python code runs that ends the process now and then.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threshold: float) -> None:
@@ -108,40 +104,45 @@ class LagWatch:
         # A block may begin anywhere between two turns; each costs a tenth of a millisecond.
         self._interval = min(1.0, max(0.1, threshold / 2))
         self._thread = threading.get_ident()
-        self._stack = _memory()
+        self._seen = ""
         self._handle: asyncio.TimerHandle | None = None
         self._due = self._worked = 0.0
+        self._stopped = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="asgictl lag", daemon=True)
 
     def start(self) -> None:
         """Watch from now on."""
         self._arm()
+        self._watcher.start()
 
     def stop(self) -> None:
         """Watch no more."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        faulthandler.cancel_dump_traceback_later()
-        if self._stack >= 0:
-            os.close(self._stack)
-            self._stack = -1
+        self._stopped.set()
+        self._watcher.join(STOPPING)
 
     def _arm(self) -> None:
-        faulthandler.dump_traceback_later(self._threshold + self._interval, file=self._stack)
         self._due = time.monotonic() + self._interval
         self._worked = time.thread_time()
         self._handle = self._loop.call_later(self._interval, self._turn)
 
+    def _watch(self) -> None:
+        seen = 0.0
+        while not self._stopped.wait(max(0.01, self._due + self._threshold - time.monotonic())):
+            due = self._due
+            if due == seen:
+                self._stopped.wait(self._interval)  # seen already, and it goes on
+            elif time.monotonic() >= due + self._threshold:
+                seen = due
+                self._seen = stack_of(sys._current_frames().get(self._thread))
+
     def _turn(self) -> None:
         blocked = time.monotonic() - self._due
+        seen, self._seen = self._seen, ""
         if blocked >= self._threshold:
-            worked = time.thread_time() - self._worked
-            # First of all, as it may be writing just now.
-            faulthandler.cancel_dump_traceback_later()
-            text = os.pread(self._stack, MAX_STACK, 0).decode("utf-8", "replace")
-            os.ftruncate(self._stack, 0)
-            os.lseek(self._stack, 0, os.SEEK_SET)
-            self._report(blocked, worked, where(text, self._thread))
+            self._report(blocked, time.thread_time() - self._worked, seen)
         self._arm()
 
     def _report(self, blocked: float, worked: float, stack: str) -> None:
@@ -167,25 +168,12 @@ class LagWatch:
         )
 
 
-def where(dump: str, thread: int) -> str:
-    """Return the stack of a thread, as Python writes stacks, from the application on.
-
-    Args:
-        dump: what faulthandler has written.
-        thread: its identifier.
+def stack_of(frame: FrameType | None) -> str:
+    """Return the stack of a frame, as Python writes stacks, from the application on.
 
     Returns:
         Nothing if no code was running but the event loop's own.
     """
-    block = re.search(
-        rf"^(?:Current thread|Thread) 0x0*{thread:x}\b.*\n((?:  .*\n?)*)", dump, re.MULTILINE
-    )
-    lines = block[1].splitlines() if block else []
-    return _from_application([_place(line) for line in reversed(lines)])
-
-
-def stack_of(frame: FrameType | None) -> str:
-    """Return the stack of a frame in the same way."""
     return _from_application(
         [
             _Place(item.filename, item.lineno or 0, item.name)
@@ -195,7 +183,7 @@ def stack_of(frame: FrameType | None) -> str:
 
 
 class _Place(NamedTuple):
-    """A line of code that runs, or (without a file) a remark such as ``Garbage-collecting``."""
+    """A line of code that runs."""
 
     file: str
     line: int
@@ -211,18 +199,9 @@ class _Place(NamedTuple):
         return self.is_of_loop or self.file.startswith(_OURS)
 
     def __str__(self) -> str:
-        if not self.file:
-            return f"  {self.name}"
         source = linecache.getline(self.file, self.line).strip()
         text = f'  File "{self.file}", line {self.line}, in {self.name}'
         return f"{text}\n    {source}" if source else text
-
-
-def _place(text: str) -> _Place:
-    found = _FRAME.fullmatch(text)
-    if found is None:
-        return _Place("", 0, text.strip())
-    return _Place(found["file"], int(found["line"]), found["name"])
 
 
 def _from_application(places: list[_Place]) -> str:
@@ -236,14 +215,6 @@ def _from_application(places: list[_Place]) -> str:
     if not all(place.is_outer for place in places):
         places = list(itertools.dropwhile(lambda place: place.is_outer, places))
     return "\n".join(map(str, places))
-
-
-def _memory() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("asgictl-lag", os.MFD_CLOEXEC)
-    fd, path = tempfile.mkstemp(prefix="asgictl-lag-")
-    os.unlink(path)
-    return fd
 
 
 # -- Exceptions and warnings that go nowhere
