@@ -134,7 +134,8 @@ async def test_code_that_holds_the_interpreter_is_caught_too(
 
     asyncio.get_running_loop().call_soon(count)
     await until(lambda: heard.records)
-    assert "sum(range(3 * 10**7))" in heard.records[0].getMessage()
+    text = heard.records[0].getMessage()
+    assert "sum(range(3 * 10**7))" in text or "C code that kept" in text
 
 
 async def test_the_same_place_is_told_once_a_minute(
@@ -186,7 +187,7 @@ async def test_watching_ends_without_a_trace() -> None:
         each.stop()
     assert set(os.listdir("/proc/self/fd")) == before
     # Those of earlier tests may end meanwhile.
-    assert set(os.listdir("/proc/self/task")) <= threads
+    await until(lambda: set(os.listdir("/proc/self/task")) <= threads)
 
 
 # -- Exceptions and warnings that go nowhere

@@ -149,6 +149,15 @@ class LagWatch:
         kept = _repetitions.admit(("blocked", stack), time.monotonic())
         if kept is None:
             return
+        if not stack and worked >= self._threshold / 2:
+            logger.warning(
+                "the event loop was blocked for %.2f s (%.2f s of processor time), nothing else was "
+                "served; it was C code that kept the interpreter's lock, so where is not known%s",
+                blocked,
+                worked,
+                _times(kept),
+            )
+            return
         if not stack:
             logger.info(
                 "the event loop did not turn for %.2f s, though nothing blocked it: the machine is "
