@@ -20,7 +20,7 @@ BUDGET = {
     "new headers": (GET[:-2] + b"x-id: %d\r\n\r\n", 23),
     "the same head with a body": (
         b"POST" + GET[3:-2] + b"content-length: 5\r\n\r\nhello",
-        19,
+        16,
     ),
     "behind a proxy": (
         GET[:-2] + b"x-forwarded-for: 203.0.113.7\r\nx-forwarded-proto: https\r\n\r\n",

@@ -82,6 +82,25 @@ async def test_pipelined_requests_are_answered_in_order(cut, parser):
     assert not peer.transport.closed
 
 
+async def test_repeated_requests_with_bodies_are_read_however_they_come(parser):
+    peer = Peer(echo, http=parser)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+    bodies = [b"%05d" % number for number in range(8)]
+    peer.send(head + bodies[0])
+    await peer.idle()
+    for pieces in (
+        [head + bodies[1]],
+        [head, bodies[2]],
+        [head + bodies[3][:2], bodies[3][2:]],
+        [head[:9], head[9:] + bodies[4]],
+        [head + bodies[5] + head + bodies[6] + head, bodies[7]],
+    ):
+        for piece in pieces:
+            peer.send(piece)
+        await peer.idle()
+    assert peer.written == b"".join(response(b"POST /? " + body) for body in bodies)
+
+
 async def test_a_pipelined_request_begins_when_the_response_before_it_is_complete():
     running = []
     gates = [asyncio.Event(), asyncio.Event()]

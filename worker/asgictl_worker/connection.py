@@ -216,13 +216,13 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         # hot: whoever polls asks for the same again, and it need not be found in the bytes.
         if data == parser.known_head and parser.state == framing.HEAD and not parser.buffer:
-            parser.state = ENDED
             request = parser.known_request
             service = self.service
             if request.settled is None or service.has_deadlines:
                 self._settle(request)
-                self.request_received(request)
+                parser.feed(data)
             else:
+                parser.state = ENDED
                 # What request_received() would do for a request that asks nothing of us.
                 self._state = _BUSY
                 self.deadline = NEVER
@@ -350,10 +350,10 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             cycle.refuse(refusal)
         elif body:
-            if cycle.body_received(body):
-                self._pause_reading()
             if self._parser.state == ENDED:
-                cycle.body_ended()
+                cycle.body_came_with_head(body)
+            elif cycle.body_received(body):
+                self._pause_reading()
             cycle.start()
         elif request.has_body and self._parser.buffer:
             # What is here of the body comes first: most applications need not wait then.
@@ -497,7 +497,7 @@ class Connection(asyncio.Protocol):
 
     def _settle(self, request: Request) -> None:
         """Prepare for more repetitions of a request, if nothing has to be asked each time."""
-        if self._tls is None and not self.service.has_limits:
+        if not (request.has_body or self._tls or self.service.has_limits):
             request.settle(self.client, self.server, self.scheme, self.service.settings.root_path)
 
     def _find_refusal(self) -> BadRequest | None:

@@ -269,7 +269,7 @@ def test_what_is_known_is_the_last_plain_request(parser):
     sink = Sink()
     instance = PARSERS[parser](sink, WorkerSettings())
     plain = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
-    for data in (plain, GOOD_HEADS["an upgrade"], GOOD_HEADS["a body"], GOOD_HEADS["a URL"]):
+    for data in (plain, GOOD_HEADS["an upgrade"], GOOD_HEADS["chunks"], GOOD_HEADS["a URL"]):
         instance.feed(data)
         instance.proceed()
         assert instance.known_head == plain
@@ -278,6 +278,24 @@ def test_what_is_known_is_the_last_plain_request(parser):
     instance.proceed()
     assert instance.known_head == plain.replace(b"/a", b"/b")
     assert instance.known_request.target == b"/b"
+    instance.feed(GOOD_HEADS["a body"])
+    instance.proceed()
+    assert instance.known_head == GOOD_HEADS["a body"][:-3]
+
+
+@pytest.mark.parametrize("bodies", [b"abc", b"abcdef", b"abcdefg", b"a"])
+def test_what_comes_behind_a_known_head_is_read_as_ever(bodies, parser):
+    head = GOOD_HEADS["a body"][:-3]
+    pieces = [head + bodies[start : start + 3] for start in range(0, len(bodies), 3)]
+    found = parse(parser, pieces)
+    assert found == parse(parser, [b"".join(pieces)])
+    assert b"".join(data for kind, data in found if kind == "body") == bodies
+
+
+def test_a_known_head_may_come_without_its_body(parser):
+    head = GOOD_HEADS["a body"][:-3]
+    whole = parse(parser, [head + b"abc"])
+    assert parse(parser, [head + b"abc", head, b"abc", head + b"a", b"bc"]) == whole * 3
 
 
 def test_a_long_head_is_not_remembered(parser):

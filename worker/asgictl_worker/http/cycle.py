@@ -157,6 +157,12 @@ class HTTPCycle:
 
     # -- What the connection tells
 
+    def body_came_with_head(self, body: bytes) -> None:
+        """Take the whole body before the application runs."""
+        self._body = body
+        self._body_ended = True
+        self.owes_continue = False
+
     def body_received(self, data: bytes) -> bool:
         """Take a part of the body; return whether it is time to stop reading."""
         body = self._body

@@ -207,6 +207,15 @@ class Parser(ABC):
             # hot: nearly every request comes in one piece; its head is not copied then, and
             # its body once
             if self.state == HEAD:
+                known = self.known_head
+                if known and data.startswith(known):
+                    request = self.known_request
+                    self._expect_body(request)
+                    if len(data) == len(known):
+                        self._sink.request_received(request)
+                    else:
+                        self._feed_rest(request, data[len(known) :])
+                    return
                 end = data.find(b"\r\n\r\n") + 4
                 if end > 4 and data[0] in _TOKEN_BYTES:
                     try:
@@ -330,9 +339,8 @@ class Parser(ABC):
             known = _KNOWN_LINES.get(line)
             if known is not None:
                 request: Request = FamiliarRequest(known, self._known_fields_of)
-                if not request.has_body:
-                    self.known_head = head
-                    self.known_request = request
+                self.known_head = head
+                self.known_request = request
                 self._expect_body(request)
                 return request
         # hot: and some open a connection for each of many equal requests.
@@ -389,9 +397,8 @@ class Parser(ABC):
         if len(head) <= MAX_KNOWN_HEAD:
             self._known_fields = fields
             self._known_fields_of = request
-            if not request.has_body:
-                self.known_head = head
-                self.known_request = request
+            self.known_head = head
+            self.known_request = request
         if len(line) <= MAX_KNOWN_LINE and line not in _KNOWN_LINES:
             if len(_KNOWN_LINES) >= MAX_KNOWN_LINES:
                 _KNOWN_LINES.clear()
