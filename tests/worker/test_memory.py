@@ -196,6 +196,33 @@ async def test_pipelined_requests_that_wait_cost_bounded_memory(serve):
     await until(lambda: not service.connections)
 
 
+async def test_answers_that_a_client_does_not_read_cost_bounded_memory(serve):
+    started = []
+
+    async def app(scope, receive, send):
+        started.append(True)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": bytes(256 * 1024)})
+
+    address, service = await serve(app)
+    async with client(address) as sock:
+        loop = asyncio.get_running_loop()
+        with Growth() as growth:
+            await loop.sock_sendall(sock, GET * 300)
+            await until(lambda: started)
+            await steady(lambda: len(started))
+            assert growth.size < HELD
+        assert len(started) < 100
+        # And when it reads, it gets them all.
+        await loop.sock_sendall(sock, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        size = 0
+        while data := await loop.sock_recv(sock, 1 << 20):
+            size += len(data)
+        assert size > 301 * 256 * 1024
+        assert len(started) == 301
+    await until(lambda: not service.connections)
+
+
 UPGRADE = (
     b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

@@ -271,6 +271,10 @@ class Connection(asyncio.Protocol):
         self._stall = None
         if self._writable_waiters is not None:
             self._writable_waiters.wake()
+        if self._state is _IDLE and self._parser.state == ENDED:
+            # The next request has waited until this client reads its answers.
+            self.deadline = self.service.ticker.now + self._idle_times[0]
+            self.service.loop.call_soon(self._proceed)
 
     # -- What the ticker and the server tell
 
@@ -400,7 +404,7 @@ class Connection(asyncio.Protocol):
         if (  # hot: nearly always; as _become_idle(), where nothing is left to do
             self.writer.keep_alive
             and parser.state == ENDED
-            and not (parser.buffer or self._eof or self.reading_paused)
+            and not (parser.buffer or self._eof or self.reading_paused or self.write_paused)
         ):
             self._state = _IDLE
             self.deadline = self.service.ticker.now + self._idle_times[0]
@@ -569,7 +573,10 @@ class Connection(asyncio.Protocol):
         if self.reading_paused:
             self.resume_reading()
         parser = self._parser
-        if not parser.buffer:
+        if self.write_paused:
+            # Answers that nobody reads would pile up; resume_writing() goes on.
+            self.deadline = self.service.ticker.now + LOOK
+        elif not parser.buffer:
             parser.proceed()
         elif parser.is_advancing and self._burst < MAX_BURST:
             self._burst += 1
@@ -580,7 +587,7 @@ class Connection(asyncio.Protocol):
     def _proceed(self) -> None:
         """Go on with pipelined requests."""
         self._burst = 0
-        if self._state is _IDLE and self._parser.state == ENDED:
+        if self._state is _IDLE and self._parser.state == ENDED and not self.write_paused:
             self._parser.proceed()
             self._look_at_rest()
             if self._eof:
@@ -596,15 +603,19 @@ class Connection(asyncio.Protocol):
     def _look_at_rest(self) -> None:
         """See to what the parser could not use up."""
         parser = self._parser
-        if self._state is _IDLE or self._state is _RESTING:
-            if parser.state == framing.HEAD and parser.buffer:
-                self._state = _HEAD
-                service = self.service
-                patience = service.settings.timeout_request_header
-                self.deadline = service.ticker.now + patience + INTERVAL
-        elif parser.state == ENDED and len(parser.buffer) > HIGH_WATER:
-            # Pipelined requests; less than this is read on, to hear of the client's end.
-            self._pause_reading()
+        if parser.state == ENDED:
+            if len(parser.buffer) > HIGH_WATER:
+                # Pipelined requests; less than this is read on, to hear of the client's end.
+                self._pause_reading()
+        elif (
+            (self._state is _IDLE or self._state is _RESTING)
+            and parser.state == framing.HEAD
+            and parser.buffer
+        ):
+            self._state = _HEAD
+            service = self.service
+            patience = service.settings.timeout_request_header
+            self.deadline = service.ticker.now + patience + INTERVAL
 
     def _upgrade(
         self,
