@@ -1134,3 +1134,31 @@ async def test_time_outs_are_in_force_without_anybody_moving_the_clock(serve):
     assert (await reader.read()).endswith(b"hello")
     assert not service.connections
     writer.close()
+
+
+async def test_an_application_that_never_waits_hears_that_its_client_is_gone(serve, caplog):
+    errors = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200})
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(1000), "more_body": True})
+        except OSError as error:
+            errors.append(error)
+
+    address, service = await serve(app)
+
+    def read_some_and_reset() -> None:
+        with socket.create_connection(address) as sock:
+            sock.sendall(GET)
+            size = 0
+            while size < 1_000_000:
+                size += len(sock.recv(1 << 16))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    for count in range(1, 4):
+        await asyncio.get_running_loop().run_in_executor(None, read_some_and_reset)
+        await until(lambda count=count: len(errors) == count)
+    await until(lambda: not service.connections)
+    assert "socket.send() raised exception" not in caplog.text

@@ -460,8 +460,7 @@ class Connection(asyncio.Protocol):
             self._flush()
             parts = parts[1:]
         for part in filter(None, parts):
-            self.service.counters.bytes_sent += len(part)
-            self.transport.write(part)
+            self._write(part)
 
     def write_soon(self, data: bytes) -> None:
         """Hold small parts until the event loop turns, to write them at once.
@@ -486,8 +485,15 @@ class Connection(asyncio.Protocol):
         data = b"".join(self.held)
         self.held.clear()
         self._held_size = 0
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
         self.service.counters.bytes_sent += len(data)
         self.transport.write(data)
+        if self.transport.is_closing():
+            # It has just found that the client is gone. An application that never waits would
+            # go on to write; now it waits, and the event loop can tell us.
+            self.write_paused = True
 
     async def wait_until_writable(self) -> None:
         """Wait until the client has read enough of what was written, or is gone."""
