@@ -137,6 +137,26 @@ async def test_a_pipelined_request_does_not_wait_for_what_the_application_does_a
     assert peer.service.counters.in_flight == 0
 
 
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_response_that_is_whole_on_the_wire_does_not_cost_the_next_one(
+    method, raises, caplog
+):
+    async def app(scope, receive, send):
+        headers = [(b"content-length", b"5")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"whole", "more_body": True})
+        if raises:
+            raise ZeroDivisionError("oops")
+
+    peer = Peer(app)
+    peer.send((method + GET[3:]) * 2)
+    await peer.idle()
+    assert peer.written.count(b"HTTP/1.1 200 OK") == 2
+    assert not peer.transport.closed
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 2
+
+
 async def test_a_long_row_of_requests_is_answered_without_deep_recursion(parser):
     count = 10 * MAX_BURST
     peer = Peer(hello, http=parser)

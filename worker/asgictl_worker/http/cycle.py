@@ -514,7 +514,14 @@ class HTTPCycle:
             return
         if self.is_answerable:
             self._answer(status, HTTPStatus(status).phrase, close=not self._body_ended)
-        elif self._phase is not _COMPLETE:
+        elif self._phase is _COMPLETE:
+            return
+        elif self._connection.writer.is_whole and self._phase is not _COPYING:
+            # The client has all that was promised, and sees nothing wrong: the next request
+            # may be on its way.
+            self._connection.write(b"")
+            self._end()
+        else:
             self._cut()
 
     def _end(self) -> None:

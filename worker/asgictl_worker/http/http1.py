@@ -282,6 +282,11 @@ class Writer:
         return not self._head
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the client has the whole response, though more of the body was announced."""
+        return not self._head and not self._chunked and (self.bodiless or self._left == 0)
+
+    @property
     def ends_visibly(self) -> bool:
         """Whether the client can tell a response that was cut from one that is complete."""
         return self._chunked or self._left is not None
