@@ -1,5 +1,6 @@
 """The extensions of ASGI: early hints, trailers, and files that the application has opened."""
 
+import asyncio
 import os
 
 import pytest
@@ -7,6 +8,7 @@ from tests.worker.http.wire import DATE, GET, Peer, hello, response
 from tests.worker.waiting import until
 
 from asgictl_worker.http.http1 import LARGE
+from asgictl_worker.http.response import Phase, UnexpectedMessage
 
 START = {"type": "http.response.start", "status": 200}
 BODY = {"type": "http.response.body", "body": b"hello"}
@@ -303,3 +305,46 @@ async def test_a_file_that_becomes_shorter_while_it_is_sent_cuts_the_response(tm
     # The log has what was sent, not what was promised.
     [line] = peer.log.lines
     assert int(line.split()[-1]) < 4 * 1024 * 1024
+
+
+async def test_an_error_behind_promised_trailers_is_answered_whole(caplog):
+    async def app(scope, receive, send):
+        await send({**START, "trailers": True})
+        raise ZeroDivisionError("oops")
+
+    peer = Peer(app)
+    peer.send(TE)
+    await peer.idle()
+    assert peer.written.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert peer.written.endswith(b"content-length: 21\r\n\r\nInternal Server Error")
+    assert caplog.text.count("ZeroDivisionError: oops") == 1
+
+
+async def test_no_message_has_a_place_while_a_file_is_opened(file, caplog):
+    """Or the file would become the answer to the next request."""
+    errors = []
+
+    async def app(scope, receive, send):
+        await send(START)
+
+        async def interrupt():
+            with pytest.raises(UnexpectedMessage) as raised:
+                await send(BODY)
+            errors.append(raised.value.phase)
+
+        await asyncio.gather(
+            send({"type": "http.response.pathsend", "path": file.name}), interrupt()
+        )
+
+    peer = Peer(app)
+    peer.send(GET)
+    await peer.idle()
+    assert errors == [Phase.COPYING]
+    assert peer.log.lines[0].split()[-2] == "200"
+
+
+async def test_a_named_pipe_is_refused_and_holds_no_thread(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    peer = await answers(START, {"type": "http.response.pathsend", "path": str(path)})
+    assert peer.written.startswith(b"HTTP/1.1 500 ")

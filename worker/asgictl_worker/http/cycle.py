@@ -259,7 +259,12 @@ class HTTPCycle:
     @property
     def is_answerable(self) -> bool:
         """Whether nothing of the response is written yet."""
-        return self._phase is _WAITING or self._phase is _HELD
+        phase = self._phase
+        return (
+            phase is _WAITING
+            or phase is _HELD
+            or (phase is _COPYING and not self._connection.writer.begun)
+        )
 
     def __str__(self) -> str:
         request = self._request
@@ -406,10 +411,16 @@ class HTTPCycle:
 
     async def _send_path(self, path: str) -> None:
         connection = self._connection
-        # Opening may take its time, too.
-        file, size, content = await connection.service.loop.run_in_executor(
-            None, files.take, path, LARGE
-        )
+        # Opening may take its time, too. A message that comes meanwhile has no place, or the
+        # file would end up in the answer to the next request.
+        self._phase = _COPYING
+        try:
+            file, size, content = await connection.service.loop.run_in_executor(
+                None, files.take, path, LARGE
+            )
+        finally:
+            if self._phase is _COPYING:
+                self._phase = _HELD
         try:
             self._check_client()
             connection.writer.declare(size)
@@ -548,13 +559,14 @@ class HTTPCycle:
         may_keep = self._request.keep_alive and not self._connection.service.draining
         self._connection.writer.start(self._request, status, headers, may_keep and not close)
         self._phase = _HELD
+        self._trailers = None  # the application promised them for its own response
         self._write(text.encode(), more=False)
 
     def _log(self) -> None:
         service = self._connection.service
         request = self._request
         writer = self._connection.writer
-        written = self._phase is not _WAITING and self._phase is not _HELD
+        written = not self.is_answerable
         status = writer.status if written else CLIENT_LEFT
         seconds = perf_counter() - self._started if self._started else None
         service.counters.request(request.method, status, seconds)

@@ -9,11 +9,12 @@ Source: sendfile(2).
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 from io import FileIO
 from typing import Any, Protocol
 
-from asgictl_worker.http.response import ClientDisconnected
+from asgictl_worker.http.response import ClientDisconnected, InvalidResponse
 
 PART = 256 * 1024
 """Bytes that are read, or handed to the kernel, at once."""
@@ -60,10 +61,14 @@ def take(path: str, small: int) -> tuple[FileIO | None, int, bytes]:
 
     Raises:
         OSError: it cannot be opened or read.
+        InvalidResponse: it is a pipe, a device or the like, which has no size.
     """
-    file = open(path, "rb", 0)  # noqa: SIM115 - the caller's to close, if it is large
+    file = open(path, "rb", 0, opener=_open)  # noqa: SIM115 - the caller's to close, if it is large
     try:
-        size = os.fstat(file.fileno()).st_size
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise InvalidResponse("file", path, "it must be a regular file")
+        size = facts.st_size
         if size >= small:
             return file, size, b""
         content = file.read(size)
@@ -72,6 +77,11 @@ def take(path: str, small: int) -> tuple[FileIO | None, int, bytes]:
         raise
     file.close()
     return None, size, content
+
+
+def _open(path: str, flags: int) -> int:
+    # To open a named pipe would wait for its writer, and hold the thread as long.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 async def read(file: int, offset: int, count: int) -> bytes:
