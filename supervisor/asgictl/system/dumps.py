@@ -7,11 +7,16 @@ was written last outlives the worker.
 
 import fcntl
 import os
+import re
 
 MAX_DUMP = 256 * 1024
 """How many bytes of one dump are logged: a hundred threads have long stacks."""
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+_WATCHER = re.compile(
+    r'^  File "[^"]*/asgictl_worker/hygiene\.py", line \d+ in _watch$', re.MULTILINE
+)
 
 
 class DumpFile:
@@ -55,13 +60,15 @@ class DumpFile:
 
 
 def without_our_frames(text: str) -> str:
-    """Return faulthandler's text without the frames of the supervisor that forked the worker.
+    """Return faulthandler's text without what tells nothing of the application.
 
-    They stand at the end of the main thread's block, most recent call first, and tell
-    nothing: a forked child keeps the stack of its parent below its own.
+    The frames of the supervisor that forked the worker stand at the end of the main thread's
+    block, most recent call first: a forked child keeps the stack of its parent below its own.
+    The thread that watches the event loop has a block of its own.
     """
     kept, skipping = [], False
-    for line in text.splitlines():
+    threads = [each for each in text.split("\n\n") if not _WATCHER.search(each)]
+    for line in "\n\n".join(threads).splitlines():
         skipping = line.startswith("  File ") and (skipping or f'"{_OURS}' in line)
         if not skipping:
             kept.append(line)

@@ -176,6 +176,26 @@ Extension modules: uvloop.loop (total: 1)"""
     )
 
 
+def test_the_thread_that_watches_the_loop_is_left_out() -> None:
+    ours = (
+        "Thread 0x00007f29d205b6c0 (most recent call first):\n"
+        '  File "/lib/threading.py", line 363 in wait\n'
+        '  File "/x/asgictl_worker/hygiene.py", line 133 in _watch\n'
+        '  File "/lib/threading.py", line 1012 in _bootstrap\n'
+    )
+    others = (
+        "Thread 0x00007f29d205b6c1 (most recent call first):\n"
+        '  File "/app/hygiene.py", line 3 in _watch\n'
+        "\n"
+        "Current thread 0x00007f29d205b6c2 (most recent call first):\n"
+        '  File "/app/app.py", line 9 in work'
+    )
+    assert without_our_frames(f"{ours}\n{others}") == others
+    assert without_our_frames(f"Fatal Python error: Aborted\n\n{ours}\n{others}\n") == (
+        f"Fatal Python error: Aborted\n\n{others}"
+    )
+
+
 def test_what_is_no_stack_is_left_alone() -> None:
     text = 'Fatal Python error: Aborted\n\n<no Python frame>\n  File "/srv/x.py", line 1 in f'
     assert without_our_frames(text) == text
