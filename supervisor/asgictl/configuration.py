@@ -445,6 +445,8 @@ def read_env_files(paths: Iterable[str], environment: Mapping[str, str]) -> dict
 
 
 def _read_env_files(directory: str, chosen: Given) -> dict[str, tuple[str, str]]:
+    if not chosen.value:
+        return {}  # and keep a megabyte out of the supervisor
     import dotenv
     from dotenv.parser import parse_stream
 

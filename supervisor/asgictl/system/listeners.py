@@ -375,9 +375,11 @@ def _look_up(address: TcpAddress) -> list[Place]:
         if socket.has_dualstack_ipv6():
             return [(socket.AF_INET6, ("::", address.port, 0, 0))]
         return [(socket.AF_INET, ("0.0.0.0", address.port))]
+    # As text it would be encoded with the tables of Unicode, which take memory.
+    host = address.host.encode("ascii") if address.host.isascii() else address.host
     try:
         found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
