@@ -38,7 +38,6 @@ from asgictl_worker.http import framing
 from asgictl_worker.http.cycle import HIGH_WATER, HTTPCycle
 from asgictl_worker.http.framing import ENDED, Parser
 from asgictl_worker.http.http1 import Writer
-from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.request import BadRequest, Request
 from asgictl_worker.proxy_protocol import Told, ends
 from asgictl_worker.service import Service
@@ -95,6 +94,8 @@ def parser_class(name: Literal["auto", "httptools", "h11"]) -> type[Parser]:
                 raise
         else:
             return HttptoolsParser
+    from asgictl_worker.http.parser_h11 import H11Parser
+
     return H11Parser
 
 
