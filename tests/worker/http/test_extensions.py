@@ -4,11 +4,11 @@ import asyncio
 import os
 
 import pytest
-from tests.worker.http.wire import DATE, GET, Peer, hello, response
+from tests.worker.http.wire import DATE, GET, HELLO, Peer, hello, response
 from tests.worker.waiting import until
 
 from asgictl_worker.http.http1 import LARGE
-from asgictl_worker.http.response import Phase, UnexpectedMessage
+from asgictl_worker.http.response import ClientDisconnected, Phase, UnexpectedMessage
 
 START = {"type": "http.response.start", "status": 200}
 BODY = {"type": "http.response.body", "body": b"hello"}
@@ -348,3 +348,32 @@ async def test_a_named_pipe_is_refused_and_holds_no_thread(tmp_path):
     os.mkfifo(path)
     peer = await answers(START, {"type": "http.response.pathsend", "path": str(path)})
     assert peer.written.startswith(b"HTTP/1.1 500 ")
+
+
+@pytest.mark.parametrize("kind", ["pathsend", "zerocopysend"])
+async def test_a_file_for_a_response_that_has_ended_is_sent_to_nobody(kind, tmp_path, caplog):
+    """The application has failed while another of its tasks was sending the file."""
+    sending = []
+    (tmp_path / "file").write_bytes(b"the answer to something else")
+
+    async def app(scope, receive, send):
+        if sending:
+            await hello(scope, receive, send)
+            return
+        await send(START)
+        message = {"type": f"http.response.{kind}", "path": str(opened.name), "file": opened}
+        sending.append(asyncio.ensure_future(send(message)))
+        await asyncio.sleep(0)
+        raise ZeroDivisionError("oops")
+
+    with (tmp_path / "file").open("rb", buffering=0) as opened:
+        peer = Peer(app)
+        peer.send(GET)
+        peer.send(GET)
+        await peer.idle()
+        with pytest.raises(ClientDisconnected):
+            await sending[0]
+    await until(lambda: len(peer.log.lines) == 2)
+    assert peer.written.startswith(b"HTTP/1.1 500 ")
+    assert peer.written.endswith(b"Internal Server Error" + HELLO)
+    assert [line.split()[-2] for line in peer.log.lines] == ["500", "200"]

@@ -418,11 +418,13 @@ class HTTPCycle:
             file, size, content = await connection.service.loop.run_in_executor(
                 None, files.take, path, LARGE
             )
-        finally:
+        except BaseException:
             if self._phase is _COPYING:
                 self._phase = _HELD
+            raise
         try:
             self._check_client()
+            self._phase = _HELD
             connection.writer.declare(size)
             if file is None:
                 self._write(content, more=False)
@@ -487,7 +489,11 @@ class HTTPCycle:
         self._check_client()
 
     def _check_client(self) -> None:
-        if self._gone:
+        """See that the response still waits for its file.
+
+        The application may have ended meanwhile, and the connection serves the next request.
+        """
+        if self._gone or self._phase is not _COPYING:
             raise ClientDisconnected
 
     def _has_ended(self, task: asyncio.Task[None]) -> None:
