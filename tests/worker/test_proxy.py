@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
-from tests.worker.http.wire import Peer
+from tests.worker.http.wire import Peer, hello
 from tests.worker.waiting import until
 
 from asgictl_worker.errors import ConfigurationError
@@ -418,6 +418,24 @@ def test_what_is_remembered_of_one_peer_does_not_become_another():
 
 
 # -- In requests
+
+
+async def test_what_one_proxy_is_believed_is_not_believed_of_others():
+    """Workers remember heads that connections begin with, but not what came of them."""
+    hosts = []
+
+    async def app(scope, receive, send):
+        hosts.append(dict(scope["headers"])[b"host"])
+        await hello(scope, receive, send)
+
+    service = None
+    for address in (*["10.0.0.7"] * 3, "192.0.2.9"):
+        peer = Peer(app, client=(address, 52100), service=service)
+        service = peer.service
+        service.proxy_trust = ProxyTrust("10.0.0.7", take_host=True)
+        peer.send(b"GET / HTTP/1.1\r\nhost: inner\r\nx-forwarded-host: example.org\r\n\r\n")
+        await peer.idle()
+    assert hosts == [*[b"example.org"] * 3, b"inner"]
 
 
 @pytest.mark.parametrize(

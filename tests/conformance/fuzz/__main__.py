@@ -27,7 +27,10 @@ from tests.conformance import page
 
 ROOT = Path(__file__).parents[3]
 
-TARGETS = ("http1", "chunks", "connection", "frames", "handshake", "proxy", "introduction")
+TARGETS = (
+    *("http1", "shared", "chunks", "connection", "repeated"),
+    *("frames", "handshake", "proxy", "introduction"),
+)
 """Those of ``targets.py``, which must not be imported before atheris can watch it."""
 
 MAX_LENGTH = 2048

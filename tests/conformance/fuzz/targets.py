@@ -14,12 +14,14 @@ from tests.conformance.fuzz import corpus
 from tests.worker.http import parsing
 from tests.worker.http.wire import Peer
 
+from asgictl_worker.http import framing
 from asgictl_worker.http.framing import Parser
 from asgictl_worker.http.http1 import CONTINUE
 from asgictl_worker.http.parser_h11 import H11Parser
 from asgictl_worker.http.request import BadRequest, Request
 from asgictl_worker.proxy import ProxyTrust
 from asgictl_worker.proxy_protocol import MAX_BLOCK, BadHeader, Header
+from asgictl_worker.service import Service
 from asgictl_worker.settings import WorkerSettings
 from asgictl_worker.websocket.frames import Close, CloseCode, Deflate, Frames
 from asgictl_worker.websocket.handshake import negotiate
@@ -85,14 +87,16 @@ class Sink(parsing.Sink):
         self.found.append(("refused", error.status, error.reason, error.is_for_head))
 
 
-def parse(parser: str, pieces: list[bytes], **settings: Any) -> list[Any]:
+def parse(
+    parser: str, pieces: list[bytes], heads: framing.SharedHeads | None = None, **settings: Any
+) -> list[Any]:
     """Return what a parser finds; it never keeps more than a head and what came last."""
     sink = Sink()
     limits = WorkerSettings(**settings)
     most = limits.limit_request_line + limits.limit_request_fields * (
         limits.limit_request_field_size + 2
     )
-    instance = PARSERS[parser](sink, limits)
+    instance = PARSERS[parser](sink, limits, heads)
     for piece in pieces:
         instance.feed(piece)
         assert len(instance.buffer) <= most + 8 + len(piece)
@@ -108,6 +112,32 @@ def http1(data: bytes) -> None:
     _, ways = cut(data)
     for settings in ({}, LIMITS):
         same(parse(parser, way, **settings) for parser in PARSERS for way in ways)
+
+
+def conversations(data: bytes) -> list[list[bytes]]:
+    """Return what several connections send that repeat themselves, and each other."""
+    rest, (whole, pieces, *_) = cut(data)
+    first, behind, others = rest.partition(b"\r\n\r\n")
+    head, rest_in_two = [first + behind], [first + behind, others]
+    altered = rest.replace(b"/", b"/x", 1)
+    return [
+        [piece for piece in sent if piece]
+        for sent in (
+            *(head, head, whole, whole, whole * 3, rest_in_two, pieces, pieces * 2, whole),
+            *([rest * 2], head * 2, [altered], [altered, rest, altered], whole * 2, pieces),
+        )
+    ]
+
+
+def shared(data: bytes) -> None:
+    """Connections that know the heads of each other find what those find that know nothing."""
+    talks = conversations(data)
+    for settings in ({}, LIMITS):
+        known = [parse("forgetful", sent, **settings) for sent in talks]
+        for parser in PARSERS:
+            heads = framing.SharedHeads()
+            found = [parse(parser, sent, heads, **settings) for sent in talks]
+            assert found == known, f"{found!r} is not {known!r}"
 
 
 def chunks(data: bytes) -> None:
@@ -141,13 +171,45 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         more = message.get("more_body", False)
     end = message["type"].encode()
     await send({"type": "http.response.start", "status": 200})
-    await send({"type": "http.response.body", "body": b"%r %b %b" % (scope["headers"], body, end)})
+    facts = [scope[name] for name in ("client", "server", "path", "headers", "extensions")]
+    # What it does to the scope is its own affair.
+    scope["headers"].append((b"x-own", b""))
+    scope["extensions"].clear()
+    await send({"type": "http.response.body", "body": b"%a %b %b" % (facts, body, end)})
+
+
+def repeated(data: bytes) -> None:
+    """Connections of one worker that repeat each other's requests get the usual answers."""
+    talks = conversations(data)
+    service: Service | None = None
+    for number, sent in enumerate(talks):
+        # Every other one is no proxy that is believed.
+        address = ("10.0.0.7", 52100) if number % 2 else ("192.0.2.9", 52100)
+        outputs = []
+        for fellows in (None, service):
+            answer, other = loop().run_until_complete(_answer_one(sent, address, fellows))
+            outputs.append(answer.replace(CONTINUE, b""))
+        service = other
+        same(outputs)
+
+
+async def _answer_one(
+    pieces: list[bytes], address: tuple[str, int], service: Service | None
+) -> tuple[bytes, Service]:
+    """Return what one client of a worker is answered, of a new worker if there is none."""
+    peer = Peer(application, client=address, service=service, ws="none", **LIMITS)
+    peer.service.proxy_trust = ProxyTrust("10.0.0.7", take_host=True)
+    return await _output(peer, pieces), peer.service
 
 
 async def output(parser: str, pieces: list[bytes]) -> bytes:
     """Return what a connection answers to a client that sends this, and then its end."""
     peer = Peer(application, ws="none", **LIMITS)
     peer.connection._parser = PARSERS[parser](peer.connection, peer.service.settings)
+    return await _output(peer, pieces)
+
+
+async def _output(peer: Peer, pieces: list[bytes]) -> bytes:
     for piece in pieces:
         peer.send(piece)
         for _ in range(3):
@@ -292,8 +354,10 @@ def _events(pieces: list[bytes], deflate: Deflate | None) -> list[Any]:
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "http1": (http1, corpus.requests),
+    "shared": (shared, corpus.requests),
     "chunks": (chunks, corpus.bodies),
     "connection": (connection, corpus.requests),
+    "repeated": (repeated, corpus.requests),
     "frames": (frames, corpus.frames),
     "handshake": (handshake, corpus.fields),
     "proxy": (proxy, corpus.fields),

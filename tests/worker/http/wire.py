@@ -21,14 +21,16 @@ HELLO = b"HTTP/1.1 200 OK\r\n" + DATE + b"server: asgictl\r\ncontent-length: 5\r
 class FakeTransport(asyncio.Transport):
     """Keeps what is written; the network behind it takes all, or nothing while ``full``."""
 
-    def __init__(self, *, unix: bool = False) -> None:
+    def __init__(
+        self, *, unix: bool = False, client: tuple[str, int] = ("10.0.0.7", 52100)
+    ) -> None:
         super().__init__()
         self.writes: list[bytes] = []
         self.reading = True
         self.full = False
         self.closed = self.aborted = self.eof_written = False
         self._extra: dict[str, Any] = {
-            "peername": "" if unix else ("10.0.0.7", 52100),
+            "peername": "" if unix else client,
             "sockname": "/run/app.sock" if unix else ("10.0.0.1", 8000),
         }
 
@@ -99,6 +101,7 @@ class Peer:
         app: Any,
         *,
         unix: bool = False,
+        client: tuple[str, int] = ("10.0.0.7", 52100),
         state: dict[str, Any] | None = None,
         service: Service | None = None,
         **settings: Any,
@@ -116,7 +119,7 @@ class Peer:
         )
         self.service.ticker.date = DATE
         self.connection = Connection(self.service)
-        self.transport = FakeTransport(unix=unix)
+        self.transport = FakeTransport(unix=unix, client=client)
         self.connection.connection_made(self.transport)
 
     @property

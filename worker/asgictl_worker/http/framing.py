@@ -374,7 +374,8 @@ class Parser(ABC):
             request.is_repeatable = True
             self._remember(head, line, fields, request)
         self._expect_body(request)
-        if is_first:
+        if is_first and not request.forwarded:
+            # Who believes its proxy changes the Host header of the request.
             self._shared.see(sent, request)
         return request
 
