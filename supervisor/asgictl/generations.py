@@ -5,10 +5,12 @@ while an older one serves; listeners that both ask for are the same sockets.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from asgictl.configuration import to_show
 from asgictl.settings import Settings
-from asgictl.system import listeners, privileges, spawn
+from asgictl.system import listeners, privileges, queues, spawn
 from asgictl.system.listeners import Access, Listener
 from asgictl_worker.errors import ConfigurationError
 
@@ -29,6 +31,21 @@ class Generation:
     def access(self) -> Access:
         """Who may connect to its UNIX sockets."""
         return Access.of(self.settings.uds_permissions, self.surroundings.identity)
+
+    def listening(self) -> list[dict[str, Any]]:
+        """Return where it listens, and how full the kernel's queues are."""
+        return [
+            {"address": listener.address, **asdict(queues.queue_of(listener.socket))}
+            for listener in self.listeners
+        ]
+
+    def shown(self) -> dict[str, Any]:
+        """Return its settings as they may be shown, where each came from, and the file."""
+        return {
+            "settings": to_show(self.settings),
+            "origins": dict(self.sources),
+            "file": self.file,
+        }
 
 
 class Generations(dict[int, Generation]):

@@ -12,7 +12,7 @@ import os
 import select
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
@@ -21,17 +21,17 @@ import setproctitle
 import asgictl
 from asgictl import admin, banner, derive
 from asgictl.children import Children
-from asgictl.configuration import Configuration, read_env_files, to_show
+from asgictl.configuration import Configuration, read_env_files
 from asgictl.core import actions as act
 from asgictl.core import events as ev
 from asgictl.core.state import Phase, State, WorkerState, next_deadline
 from asgictl.core.step import initial, step
 from asgictl.generations import Generation, Generations
-from asgictl.operate import control, places
 from asgictl.operate.desk import Desk
 from asgictl.operate.recorder import FlightRecorder
 from asgictl.operate.totals import Totals
-from asgictl.settings import Settings, UnixAddress
+from asgictl.reception import Reception
+from asgictl.settings import Settings
 from asgictl.system import (
     handover,
     kernel,
@@ -45,7 +45,6 @@ from asgictl.system import (
     spawn,
     watch,
 )
-from asgictl.system.listeners import Listener
 from asgictl.system.signals import SignalPipe
 from asgictl.system.template import TemplateProcess
 from asgictl.system.terminal import Terminal, shell_above
@@ -107,9 +106,6 @@ class Supervisor:
         self._log_level = ""
         """What somebody has asked for, instead of the setting."""
         self._desk = Desk(self)
-        self._control_listener: Listener | None = None
-        self._control: control.ControlServer | None = None
-        self._admin: admin.Admin | None = None
         self._pending: deque[ev.Event] = deque()
         self._learning = False
         self._children = Children(self._watch, self._unwatch, self._learn, self._heard)
@@ -161,8 +157,10 @@ class Supervisor:
             leaving.callback(self._manager.close)
             kernel.adopt_orphans()
             leaving.callback(self._children.close)
-            leaving.callback(self._close_control)
-            leaving.callback(self._close_admin)
+            self._reception = Reception(
+                self._desk, self._watch, self._unwatch, self._children.bury, self._spare
+            )
+            leaving.callback(self._reception.close)
             if self._left is None:
                 self._begin(settings, leaving)
             else:
@@ -185,8 +183,8 @@ class Supervisor:
             self._check_certificates()
         self._generations.bind(self._generations[1])
         leaving.callback(self._keep_generations, set[int]())
-        self._open_control(settings)
-        self._open_admin(admin.listen(settings))
+        self._reception.open_control(settings)
+        self._reception.open_admin(admin.listen(settings), self._generations[1].surroundings)
         self._lifeline = os.pipe2(os.O_CLOEXEC)
         self._board = board.create()
         self.totals.rows = counters.Rows(self._board)
@@ -235,8 +233,7 @@ class Supervisor:
         taken = handover.take_over(left, self._now)
         self._state, self._lifeline, self._pidfile = taken.state, taken.lifeline, taken.pidfile
         self._board = taken.board
-        self._control_listener = taken.control
-        self._open_control(self._generations[1].settings)
+        self._reception.open_control(self._generations[1].settings, taken.control)
         self.totals = Totals.take_over(taken.operate.get("totals", {}), self._now)
         self.totals.rows = counters.Rows(self._board)
         self.totals.upgrades += 1
@@ -250,7 +247,7 @@ class Supervisor:
             self._generations[number] = self._generations.make(
                 item.settings, item.environ, item.listeners, sources=item.sources, file=item.file
             )
-        self._open_admin(taken.admin)
+        self._reception.open_admin(taken.admin, self._serving.surroundings)
         for number, holder in taken.templates.items():
             self._children.add_template(number, holder)
         for worker, process in taken.workers.items():
@@ -262,11 +259,12 @@ class Supervisor:
         self._children.reap()
 
     def _turn(self) -> None:
-        deadline = min(self._core_deadline(), self._children.deadline, self._manager.due)
-        if self._control:
-            deadline = min(deadline, self._control.deadline)
-        if self._admin:
-            deadline = min(deadline, self._admin.deadline)
+        deadline = min(
+            self._core_deadline(),
+            self._children.deadline,
+            self._manager.due,
+            self._reception.deadline,
+        )
         self._now = kernel.monotonic()
         # Rounded up, since poll() counts milliseconds and an early wake-up would spin.
         timeout = None if deadline == inf else max(0, int((deadline - self._now) * 1000) + 1)
@@ -285,10 +283,7 @@ class Supervisor:
             self._children.on_time(self._now)
         if self._now >= self._manager.due:
             self._manager.on_time(self._now)
-        if self._control and self._now >= self._control.deadline:
-            self._control.on_time()
-        if self._admin:
-            self._admin.on_time()
+        self._reception.on_time(self._now)
         if self._now >= self._tasks_due:
             # Only when there is something else to wake up for.
             self._tasks_due = self._now + TASKS_INTERVAL
@@ -342,8 +337,7 @@ class Supervisor:
                     self._learn(ev.SpawnFailed(action.worker, repr(error)))
         if type(event) is not ev.Beat:
             self.totals.learned(event, before, self._state, self._now)
-        if self._control:
-            self._control.learned(event)
+        self._reception.learned(event)
 
     def _failed(self, where: str) -> None:
         """Live on after a bug of ours: the workers serve without being told anything."""
@@ -406,12 +400,16 @@ class Supervisor:
 
     def _watch_files(self) -> None:
         """In development, hear of files that change; those of the committed generation count."""
-        serving = self._generations[self._state.committed]
-        area = self._area(serving) if serving.settings.reload else None
+        area = self._area(self._serving) if self._serving.settings.reload else None
         try:
             self._children.watch_files(area, self._on_files)
         except OSError as error:
             log.error("files cannot be watched: %s", error.strerror)
+
+    @property
+    def _serving(self) -> Generation:
+        """The committed generation."""
+        return self._generations[self._state.committed]
 
     def _area(self, generation: Generation) -> watch.Area:
         files = [*generation.settings.env_file, *filter(None, [generation.file])]
@@ -550,7 +548,7 @@ class Supervisor:
     def _commit(self, action: act.Commit) -> None:
         self._keep_generations({action.generation})
         generation = self._generations[action.generation]
-        self._see_admin_change(generation.settings)
+        self._reception.see_change(generation.settings)
         for listener in generation.listeners:
             try:
                 listener.give_access(generation.access)
@@ -615,8 +613,8 @@ class Supervisor:
             lifeline=self._lifeline,
             board=self._board,
             pidfile=self._pidfile,
-            control=self._control_listener,
-            admin=self._admin.listener if self._admin else None,
+            control=self._reception.control_listener,
+            admin=self._reception.admin_listener,
             operate={"totals": self.totals.hand_over(), "log_level": self._log_level},
         )
 
@@ -657,48 +655,6 @@ class Supervisor:
 
     # -- Operate: what the desk sees and moves
 
-    def _open_control(self, settings: Settings) -> None:
-        if self._control_listener is None:
-            self._control_listener = control.listen(settings.control, os.environ, _bind_control)
-        if self._control_listener is not None:
-            self._control = control.ControlServer(
-                self._control_listener.socket,
-                self._watch,
-                self._unwatch,
-                self._desk.answer,
-                spare=self._spare,
-            )
-
-    def _open_admin(self, listener: Listener | None) -> None:
-        if listener is not None:
-            self._admin = admin.Admin(
-                listener,
-                self._generations[self._state.committed].surroundings,
-                {"status": self._desk.status, "listeners": self.listening},
-                self._watch,
-                self._unwatch,
-                self._children.bury,
-            )
-            log.info("health, metrics and a page about the fleet are on %s", listener.address)
-
-    def _see_admin_change(self, settings: Settings) -> None:
-        """Say that the address for health and metrics is not what a reload has asked for."""
-        serving = self._admin.listener.asked if self._admin else "none"
-        if str(admin.wanted(settings) or "none") != serving:
-            log.warning("admin_bind has changed, which needs a restart; it is still %s", serving)
-
-    def _close_admin(self) -> None:
-        if self._admin:
-            self._admin.close()
-
-    def _close_control(self) -> None:
-        if self._control:
-            self._control.close()
-        if self._control_listener:
-            path = self._control_listener.address.removeprefix("unix:")
-            self._control_listener.close()
-            places.clean_up(path)
-
     @property
     def state(self) -> State:
         """What the core knows."""
@@ -715,35 +671,23 @@ class Supervisor:
 
     def identity(self) -> dict[str, Any]:
         """Return who this is."""
+        admin_listener = self._reception.admin_listener
         return {
             "application": self._application,
             "version": asgictl.__version__,
             "pid": os.getpid(),
             "directory": self._start_directory,
-            "addresses": [
-                listener.address for listener in self._generations[self._state.committed].listeners
-            ],
-            "admin": self._admin.listener.address if self._admin else None,
+            "addresses": [listener.address for listener in self._serving.listeners],
+            "admin": admin_listener.address if admin_listener else None,
         }
 
     def listening(self) -> dict[str, Any]:
         """Return where the committed generation listens, and how full the kernel's queues are."""
-        return {
-            "listeners": [
-                {"address": listener.address, **asdict(queues.queue_of(listener.socket))}
-                for listener in self._generations[self._state.committed].listeners
-            ],
-            "overflows": queues.overflows(),
-        }
+        return {"listeners": self._serving.listening(), "overflows": queues.overflows()}
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the committed generation, where each came from, and the file."""
-        serving = self._generations[self._state.committed]
-        return {
-            "settings": to_show(serving.settings),
-            "origins": dict(serving.sources),
-            "file": serving.file,
-        }
+        return self._serving.shown()
 
     def renew_certificates(self, answer: Callable[[str], None]) -> bool:
         """Look at the certificates in a child, and tell the workers to read them if they are good.
@@ -751,7 +695,7 @@ class Supervisor:
         Returns:
             False if there are none; else ``answer`` gets what is wrong with them, or nothing.
         """
-        serving = self._generations[self._state.committed]
+        serving = self._serving
         if not serving.settings.uses_tls:
             return False
         environ = serving.surroundings.environ
@@ -808,12 +752,6 @@ class _Descriptor:
 
     def close(self) -> None:
         os.close(self.fd)
-
-
-def _bind_control(path: str) -> Listener:
-    access = listeners.Access(mode=0o600)
-    (listener,) = listeners.bind_all([UnixAddress(path)], backlog=64, access=access)
-    return listener
 
 
 def _log_remarks(reading: spawn.Reading) -> None:

@@ -109,7 +109,8 @@ class Desk:
         house = self._supervisor
         return house.identity() | status.status(house.state, house.totals, house.now)
 
-    def _listeners(self) -> Answer:
+    def listeners(self) -> Answer:
+        """Return where it listens, and how full the kernel's queues are."""
         return self._supervisor.listening()
 
     def _config(self) -> Answer:
@@ -365,7 +366,7 @@ _IN_JSON = {str: "string", bool: "true or false", int: "integer"}
 VERBS: Mapping[str, Verb] = {
     "ping": Verb(Desk._ping, {}),
     "status": Verb(Desk.status, {}),
-    "listeners": Verb(Desk._listeners, {}),
+    "listeners": Verb(Desk.listeners, {}),
     "config": Verb(Desk._config, {}),
     "events": Verb(Desk._events, {"last": int, "follow": bool}),
     "reload": Verb(Desk._reload, {"wait": bool}),
