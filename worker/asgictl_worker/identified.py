@@ -56,6 +56,8 @@ def _identify(scope: dict[str, Any], field: tuple[bytes, bytes]) -> None:
 class IdentifiedCycle(HTTPCycle):
     """One request that has an id."""
 
+    __slots__ = ()
+
     def __init__(
         self, connection: "IdentifiedConnection", request: Request, scope: dict[str, Any]
     ) -> None:

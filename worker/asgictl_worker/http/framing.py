@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from asgictl_worker import asgi
-from asgictl_worker.http.request import METHODS, BadRequest, FamiliarRequest, Request
+from asgictl_worker.http.request import METHODS, BadRequest, Request, familiar_request
 from asgictl_worker.settings import WorkerSettings
 
 MAX_KNOWN_HEAD = 4096
@@ -338,7 +338,7 @@ class Parser(ABC):
         if fields == self._known_fields:
             known = _KNOWN_LINES.get(line)
             if known is not None:
-                request: Request = FamiliarRequest(known, self._known_fields_of)
+                request: Request = familiar_request(known, self._known_fields_of)
                 self.known_head = head
                 self.known_request = request
                 self._expect_body(request)
@@ -348,7 +348,7 @@ class Parser(ABC):
         if is_first and head in self._shared.requests:
             request = self._shared.requests[head]
             if request.is_repeatable:
-                request = FamiliarRequest(request, request)
+                request = familiar_request(request, request)
                 self._remember(head, line, fields, request)
             self._expect_body(request)
             return request
