@@ -82,15 +82,7 @@ class HttpLoad:
                 "-s",
                 script.name,
             ]
-            output = subprocess.run(
-                [*command, f"{self.scheme}://127.0.0.1:{port}/"],
-                preexec_fn=pin_client,
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=seconds + 30,
-            ).stdout
-        return Answers(**json.loads(output.strip().splitlines()[-1]))
+            return _answers([*command, f"{self.scheme}://127.0.0.1:{port}/"], seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +114,13 @@ class BroadcastLoad:
 
 def _run_here(port: int, size: int, connections: int, seconds: float, kind: str) -> Answers:
     command = [sys.executable, "-m", "tests.benchmarks.load", str(port), str(size)]
+    return _answers([*command, str(connections), str(seconds), kind], seconds)
+
+
+def _answers(command: list[str], seconds: float) -> Answers:
+    """Run a load generator, and return what its last line says."""
     output = subprocess.run(
-        [*command, str(connections), str(seconds), kind],
+        command,
         cwd=ROOT,
         preexec_fn=pin_client,
         check=True,
