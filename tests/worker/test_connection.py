@@ -594,6 +594,30 @@ async def test_requests_behind_each_other_are_all_answered_to_a_half_closed_clie
     assert peer.written == HELLO + response(b"GET /? ")
 
 
+async def test_many_requests_that_are_answered_at_once_are_not_lost_by_the_clients_end(parser):
+    peer = Peer(hello, http=parser)
+    peer.send(GET * (3 * MAX_BURST + 5))
+    peer.send_eof()
+    await until(lambda: peer.transport.closed)
+    assert peer.written == HELLO * (3 * MAX_BURST + 5)
+
+
+async def test_requests_that_wait_for_a_half_closed_client_to_read_are_not_lost(parser):
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        peer.connection.pause_writing()
+        await hello(scope, receive, send)
+
+    peer = Peer(app, http=parser)
+    peer.send(GET * 4)
+    peer.send_eof()
+    for count in range(1, 5):
+        await peer.written_is(HELLO * count)
+        await turns()
+        peer.connection.resume_writing()
+    await until(lambda: peer.transport.closed)
+    assert peer.written == HELLO * 4
+
+
 # -- Requests that take too long
 
 

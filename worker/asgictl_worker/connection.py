@@ -603,8 +603,12 @@ class Connection(asyncio.Protocol):
 
     def _see_last_request(self) -> None:
         """Go on after the client's end, with what it had sent before."""
+        parser = self._parser
         if self._cycle is not None:
             self._cycle.half_closed()
+        elif parser.state == ENDED and parser.buffer:
+            # More of them wait for their turn, or until this client reads its answers.
+            return
         elif self._state is _IDLE or self._state is _HEAD:
             self._close()
 
