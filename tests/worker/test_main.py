@@ -43,6 +43,9 @@ async def app(scope, receive, send):
         time.sleep(0.4)
     elif path == "/exit":
         asyncio.get_running_loop().call_soon(sys.exit, 9)
+    elif path == "/quit":
+        await asyncio.sleep(0)
+        sys.exit(9)
     elif path == "/callback":
         asyncio.get_running_loop().call_soon(int, "in a callback")
     elif path == "/thread":
@@ -544,6 +547,16 @@ def test_an_application_that_ends_the_process_is_named_as_the_reason(
     error = capfd.readouterr().err
     assert "an exception ended this worker: worker=7 slot=2 generation=1" in error
     assert "SystemExit: 9" in error
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_request_that_ends_the_process_is_answered_and_named(
+    loop: str, fork: Fork, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    worker = fork(settings={"loop": loop}).ready()
+    assert httpx.get(url + "/quit").status_code == 500
+    assert worker.exit_code() == ExitCode.INTERNAL
+    assert 'exception in the application: "GET /quit HTTP/1.1" from' in capfd.readouterr().err
 
 
 # -- Logs and dumps

@@ -30,7 +30,7 @@ from asgictl_worker import application, hygiene
 from asgictl_worker.access_format import NO_DETAILS, Headers
 from asgictl_worker.access_log import AccessLog, Exchange
 from asgictl_worker.errors import AsgictlError
-from asgictl_worker.main import loop_factory
+from asgictl_worker.main import loop_factory, turn_once_more
 from asgictl_worker.server import Server
 from asgictl_worker.settings import WorkerSettings, declarations, read
 from asgictl_worker.tls import TLS
@@ -89,6 +89,7 @@ class AsgiWorker(Worker):  # type: ignore[misc]  # Gunicorn has no types
         except SystemExit as error:
             if self.aborted or self.failed:
                 raise
+            turn_once_more(runner.get_loop())
             # With a code of its own the application could tell the arbiter anything.
             logger.critical("the application ended this worker", exc_info=error)
             sys.exit(1)

@@ -5,6 +5,7 @@ worker only reports, and leaves when it is told to or when the supervisor is gon
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -122,6 +123,16 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
         else:
             return uvloop.new_event_loop
     return asyncio.new_event_loop
+
+
+def turn_once_more(loop: asyncio.AbstractEventLoop) -> None:
+    """Let a loop that a task has ended call back those who wait for the task.
+
+    It was an application that has raised SystemExit, say. Its client is answered then, and the
+    log tells of which request.
+    """
+    with contextlib.suppress(BaseException):  # others may raise it, too
+        loop.run_until_complete(asyncio.sleep(0))
 
 
 class Channel:
@@ -243,6 +254,7 @@ class _Worker:
             # A task of the application may raise SystemExit, which ends the loop.
             if self.stage != SERVING:
                 return self._fail(error)
+            turn_once_more(runner.get_loop())
             logger.critical("an exception ended this worker: %s", self, exc_info=error)
             return ExitCode.INTERNAL
         finally:
