@@ -11,8 +11,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NoReturn
 
 monotonic = time.monotonic
 
@@ -119,6 +120,29 @@ def fork() -> int:
     if pid:
         restore_signals(before)
     return pid
+
+
+def fork_to_hear(work: Callable[[int], NoReturn]) -> tuple[Child, int]:
+    """Fork a child that writes into a pipe; return it, and the end to read, which never blocks.
+
+    Args:
+        work: what the child does, with the end to write. Signals are blocked, as after ``fork()``.
+
+    Raises:
+        OSError: no process or no descriptor is to be had.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(read_end, False)
+    try:
+        pid = fork()
+    except OSError:
+        os.close(read_end)
+        os.close(write_end)
+        raise
+    if pid == 0:
+        work(write_end)
+    os.close(write_end)
+    return Child(pid), read_end
 
 
 def block_signals() -> set[signal.Signals]:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from asgictl.system import kernel, signals
-from asgictl.system.kernel import Child
 from asgictl_worker.errors import AsgictlError
 
 # Not ASGICTL_*: those are settings, and an unknown one is an error.
@@ -79,19 +78,11 @@ class Check:
     """The new program, asked in a child whether it could take over."""
 
     def __init__(self, state_fd: int, environ: Mapping[str, str], directory: str) -> None:
-        self._output, write_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._output, False)
         self._complaint = bytearray()
-        try:
-            pid = kernel.fork()
-        except OSError:
-            os.close(self._output)
-            os.close(write_end)
-            raise
-        if pid == 0:
-            _ask(state_fd, write_end, {**environ, _CHECK: str(state_fd)}, directory)
-        os.close(write_end)
-        self.child = Child(pid)
+        asked = {**environ, _CHECK: str(state_fd)}
+        self.child, self._output = kernel.fork_to_hear(
+            lambda write_end: _ask(state_fd, write_end, asked, directory)
+        )
 
     def fileno(self) -> int:
         """Return the descriptor to poll: it ends when the new program has answered."""

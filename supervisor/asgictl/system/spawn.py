@@ -212,19 +212,10 @@ class Preflight:
     """
 
     def __init__(self, read: Callable[[], Reading]) -> None:
-        self._result, write_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._result, False)
         self._received = bytearray()
-        try:
-            pid = kernel.fork()
-        except OSError:
-            os.close(self._result)
-            os.close(write_end)
-            raise
-        if pid == 0:
-            _read_settings(write_end, read)
-        os.close(write_end)
-        self.child = Child(pid)
+        self.child, self._result = kernel.fork_to_hear(
+            lambda write_end: _read_settings(write_end, read)
+        )
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""

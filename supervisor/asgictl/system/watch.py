@@ -20,7 +20,6 @@ import setproctitle
 
 from asgictl.settings import Settings
 from asgictl.system import kernel, signals
-from asgictl.system.kernel import Child
 from asgictl_worker.errors import BadSetting, ConfigurationError
 
 INCLUDED = ("*.py",)
@@ -166,20 +165,11 @@ class Watcher:
             OSError: no process or no descriptor is to be had.
         """
         self.area = area
-        self._said, write_end = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._said, False)
         self._received = bytearray()
         parent = os.getpid()
-        try:
-            pid = kernel.fork()
-        except OSError:
-            os.close(self._said)
-            os.close(write_end)
-            raise
-        if pid == 0:
-            _watch(parent, area, write_end)
-        os.close(write_end)
-        self.child = Child(pid)
+        self.child, self._said = kernel.fork_to_hear(
+            lambda write_end: _watch(parent, area, write_end)
+        )
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""

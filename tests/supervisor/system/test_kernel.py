@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from tests.kit import wait_for
@@ -141,6 +142,36 @@ def test_a_fork_that_fails_says_so_and_leaves_signals_as_they_were() -> None:
         return "forked", False
 
     assert in_child(work) == ("BlockingIOError", True)
+
+
+def test_a_child_is_heard_through_a_pipe_that_ends_with_it() -> None:
+    go, wait = os.pipe()
+
+    def work(write_end: int) -> NoReturn:
+        os.read(go, 1)
+        os.write(write_end, b"here")
+        os._exit(3)
+
+    child, read_end = kernel.fork_to_hear(work)
+    with pytest.raises(BlockingIOError):
+        os.read(read_end, 10)
+    os.write(wait, b"x")
+    assert ended(child) == kernel.ExitStatus(code=3)
+    assert (os.read(read_end, 10), os.read(read_end, 10)) == (b"here", b"")
+    for fd in (read_end, go, wait):
+        os.close(fd)
+
+
+@linux
+def test_a_child_to_hear_that_cannot_be_forked_leaves_no_descriptor() -> None:
+    def work() -> bool:
+        refuse_forks()
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(BlockingIOError):
+            kernel.fork_to_hear(lambda _: os._exit(0))
+        return before == os.listdir("/proc/self/fd")
+
+    assert in_child(work)
 
 
 def test_a_fork_works_without_standard_output() -> None:
