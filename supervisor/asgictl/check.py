@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from asgictl import admin, derive
 from asgictl.configuration import Configuration, read_env_files
+from asgictl.reception import CONTROL_ACCESS
 from asgictl.settings import (
     BindAddress,
     InheritedDescriptor,
@@ -70,9 +71,9 @@ def check(
         if looking := admin.wanted(settings):
             access = admin.access(settings)
             yield _listen("admin", looking, access, served, listening)
-        if settings.control not in ("auto", "none"):
-            access, control = listeners.Access(mode=0o600), UnixAddress(settings.control)
-            yield _listen("control", control, access, served, listening)
+        if settings.control_path is not None:
+            control = UnixAddress(settings.control_path)
+            yield _listen("control", control, CONTROL_ACCESS, served, listening)
     if settings.pid is not None:
         yield _own(settings.pid, served)
     variables = spawn.child_environ(environ)

@@ -281,8 +281,8 @@ def _check(app: str | None, config: str | None, as_json: bool, **values: object)
     from asgictl.operate.client import served_addresses
 
     findings = []
-    control = configuration.settings.control
-    known = [] if control in ("auto", "none") else [os.path.abspath(control)]
+    control = configuration.settings.control_path
+    known = [] if control is None else [os.path.abspath(control)]
     for finding in check(app, configuration, served_addresses(os.environ, known)):
         findings.append(finding)
         if not as_json:

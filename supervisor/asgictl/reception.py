@@ -20,6 +20,11 @@ from asgictl.system.listeners import Listener
 
 log = logging.getLogger("asgictl.supervisor")
 
+CONTROL_ACCESS = listeners.Access(mode=0o600)
+"""Who may connect to the control socket, where the kernel asks."""
+
+BACKLOG = 64
+
 
 class Reception:
     """Both of them, from the start of the supervisor to its end."""
@@ -120,6 +125,5 @@ class Reception:
 
 
 def _bind_control(path: str) -> Listener:
-    access = listeners.Access(mode=0o600)
-    (listener,) = listeners.bind_all([UnixAddress(path)], backlog=64, access=access)
+    (listener,) = listeners.bind_all([UnixAddress(path)], backlog=BACKLOG, access=CONTROL_ACCESS)
     return listener

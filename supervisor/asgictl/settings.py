@@ -477,6 +477,11 @@ class Settings(WorkerSettings):
             return (InheritedDescriptor(self.fd),)
         return (TcpAddress(self.host, self.port),)
 
+    @property
+    def control_path(self) -> str | None:
+        """Where the control socket has to be, if somebody says it."""
+        return None if self.control in ("auto", "none") else self.control
+
 
 WHERE: Mapping[str, str] = {
     "bind": "bind",

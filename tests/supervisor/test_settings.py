@@ -364,3 +364,10 @@ def test_a_wsgi_application_cannot_be_asked_for_a_lifespan():
 def test_settings_errors_are_configuration_errors():
     assert issubclass(BadSetting, ConfigurationError)
     assert issubclass(ContradictorySettings, ConfigurationError)
+
+
+@pytest.mark.parametrize(("control", "path"), [("auto", None), ("none", None), ("here", "here")])
+def test_a_control_socket_has_a_path_where_somebody_names_one(
+    control: str, path: str | None
+) -> None:
+    assert Settings(control=control).control_path == path

@@ -163,8 +163,8 @@ def connect(control: str | None, pid_file: str | None, config: str | None) -> "C
                 raise
         else:
             settings, directory = configuration.settings, configuration.directory
-            if settings.control not in ("auto", "none"):
-                control = os.path.join(directory, settings.control)
+            if settings.control_path is not None:
+                control = os.path.join(directory, settings.control_path)
             elif settings.pid is not None:
                 pid_file = os.path.join(directory, settings.pid)
     return find(os.environ, control, pid_file)
