@@ -1,5 +1,11 @@
 """Applications that do on purpose what goes wrong in others, as text for ``Project.write()``."""
 
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from tests.kit import PATIENCE, Project, wait_for
+
 WEBSOCKET = """
 async def app(scope, receive, send):
     if scope["type"] == "websocket":
@@ -25,6 +31,21 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 '''
+
+
+@contextlib.contextmanager
+def held(project: Project, port: int) -> Iterator[socket.socket]:
+    """Send a request to ``HELD``, and go on when the application has it."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for((project.directory / "arrived").exists, "the request arrives")
+        yield client
+
+
+def release(project: Project) -> None:
+    """Have ``HELD`` answer."""
+    (project.directory / "go").touch()
+
 
 HANGING_IMPORT = """
 import pathlib, time

@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import Serve
 from tests.kit import PATIENCE, Load, Project, Server, application, wait_for
-from tests.system.applications import HELD
+from tests.system.applications import HELD, held, release
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -93,13 +93,11 @@ def test_ready_is_a_service_with_enough_workers_that_does_not_stop(
     server.signal("TTIN")
     wait_for(lambda: ask(server, "/readyz")[0] == 200, "two are enough")
     server.accept_files()
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request has arrived")
+    with held(project, server.port) as client:
         server.signal("TERM")
         wait_for(lambda: ask(server, "/readyz") == (503, "not ready: stopping\n"), "it stops")
         assert ask(server, "/livez")[0] == 200
-        (project.directory / "go").touch()
+        release(project)
         assert b"200 OK" in client.recv(4096)
     server.accept_files()
     server.assert_ended(0)

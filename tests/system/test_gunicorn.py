@@ -24,7 +24,7 @@ from tests.kit import (
     read_until_closed,
     wait_for,
 )
-from tests.system.applications import BLOCKING, FAILING_LIFESPAN, HELD
+from tests.system.applications import BLOCKING, FAILING_LIFESPAN, HELD, held, release
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
@@ -146,13 +146,10 @@ def test_requests_websockets_and_lifespan(serve: Run, project: Project, loop: st
 def test_a_request_in_progress_is_finished_before_the_stop(serve: Run, project: Project) -> None:
     project.write(HELD)
     server = serve("--graceful-timeout", "20")
-    port = server.port
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request arrives")
+    with held(project, server.port) as client:
         server.signal("TERM")
         server.assert_log("draining: pid=")
-        (project.directory / "go").touch()
+        release(project)
         answer = read_until_closed(client)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer.lower()
@@ -166,9 +163,7 @@ def test_a_request_that_does_not_end_is_cut_before_the_arbiter_kills(
 ) -> None:
     project.write(HELD)
     server = serve("--graceful-timeout", "4")
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request arrives")
+    with held(project, server.port) as client:
         server.signal("TERM")
         server.assert_log("the time to drain is over")
         read_until_closed(client)
@@ -180,9 +175,7 @@ def test_a_request_that_does_not_end_is_cut_before_the_arbiter_kills(
 def test_a_quick_stop_waits_for_nobody(serve: Run, project: Project) -> None:
     project.write(HELD)
     server = serve("--graceful-timeout", "60")
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request arrives")
+    with held(project, server.port):
         server.accept_files()
         server.stop("QUIT", within=15)
 

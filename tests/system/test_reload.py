@@ -1,12 +1,18 @@
 """SIGHUP brings new code without losing a request, and broken code never gets to serve."""
 
-import socket
 import time
 
 import pytest
 from tests.conftest import Serve
 from tests.kit import PATIENCE, Load, Project, application, read_until_closed, wait_for
-from tests.system.applications import FAILING_LIFESPAN, HANGING_IMPORT, HELD, WEBSOCKET
+from tests.system.applications import (
+    FAILING_LIFESPAN,
+    HANGING_IMPORT,
+    HELD,
+    WEBSOCKET,
+    held,
+    release,
+)
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.sync.client import connect
@@ -100,13 +106,11 @@ def test_a_request_in_progress_is_finished_by_the_old_worker_and_its_connection_
     project.write(HELD)
     server = serve("--min-ready", "0")
     (old,) = server.workers()
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request arrives")
+    with held(project, server.port) as client:
         server.signal("HUP")
         server.assert_log("reloaded: generation")
         assert old in server.workers(), "the old worker waits for its request"
-        (project.directory / "go").touch()
+        release(project)
         answer = read_until_closed(client)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import socket
 import time
 
 import pytest
 from tests.conftest import Serve
-from tests.kit import PATIENCE, Load, Project, Server, application, read_until_closed, wait_for
+from tests.kit import Load, Project, Server, application, read_until_closed, wait_for
 from tests.moments import MOMENTS, options
-from tests.system.applications import HANGING_IMPORT, HELD
+from tests.system.applications import HANGING_IMPORT, HELD, held, release
 
 pytestmark = [pytest.mark.system]
 
@@ -23,13 +22,11 @@ def test_a_graceful_stop_finishes_requests_in_progress(
 ) -> None:
     project.write(HELD)
     server = serve("--workers", "2")
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request arrives")
+    with held(project, server.port) as client:
         server.signal(name)
         server.assert_log("stopping: requests in progress are finished first")
         server.assert_log("draining: .*reason=stop", count=2)  # the worker knows it as well
-        (project.directory / "go").touch()
+        release(project)
         answer = read_until_closed(client)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close" in answer.lower()
@@ -43,9 +40,7 @@ def test_a_fast_stop_waits_for_no_request(
 ) -> None:
     project.write(HELD)
     server = serve("--workers", "2")
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as client:
-        client.sendall(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for((project.directory / "arrived").exists, "the request arrives")
+    with held(project, server.port):
         server.accept_files()
         for name in names[:-1]:
             server.signal(name)
@@ -99,7 +94,7 @@ def test_a_stop_is_obeyed_at_any_moment_and_leaves_nothing_behind(
     with MOMENTS[moment](begin, project) as server:
         server.signal("TERM")
         server.assert_log("stopping: requests in progress are finished first", within=PROMPT)
-        (project.directory / "go").touch()
+        release(project)
         assert server.ended(3 * PROMPT) == 0
     wait_for(lambda: not server.session(), "no process is left", PROMPT)
     assert list(server.scratch.iterdir()) == []
