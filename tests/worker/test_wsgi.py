@@ -242,6 +242,15 @@ async def test_broken_rules_are_told(calls: list[str], error: str) -> None:
 # -- How it ends
 
 
+@pytest.mark.timeout(10)
+async def test_an_iterator_that_is_used_up_in_the_application_is_an_error_and_no_hang() -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        return [next(iter(()))]
+
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        await Exchange(app).run()
+
+
 async def test_who_sends_to_a_client_that_has_left_gets_an_error_and_ends() -> None:
     closed = threading.Event()
 

@@ -155,6 +155,13 @@ class _Response:
 
     def run(self, app: WSGIApplication, environment: Environ) -> None:
         """Run the application, and send what it returns."""
+        try:
+            self._run(app, environment)
+        except StopIteration as error:
+            # A future does not take it, and before CPython 3.12 its task would wait for ever.
+            raise RuntimeError("the application raised StopIteration") from error
+
+    def _run(self, app: WSGIApplication, environment: Environ) -> None:
         iterable = app(environment, self.start)
         try:
             if isinstance(iterable, (list, tuple)) and len(iterable) == 1:
