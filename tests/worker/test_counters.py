@@ -266,6 +266,8 @@ def test_a_request_without_a_time_counts_as_the_last_one_of_its_kind() -> None:
     counters.request("GET", 404, 0.03)
     for status in (201, 206, 404):
         counters.request("GET", status, None)
+    assert counters.requests_total == 5
+    counters.tick(0.0, 0)
     found = {
         cell - METHOD_CELLS["GET"]: count for cell, count in enumerate(counters.cells) if count
     }

@@ -8,7 +8,8 @@ attributes, and put into the row five times a second.
 
 Every request is counted. To read the clock twice costs as much as all the counting, so a busy
 worker whose times nobody writes into an access log times some of them, chosen at random. The
-others count as if they had taken as long as the last timed one of their method and status.
+others are put into the row with the tick, as if they had taken as long as the last timed one
+of their method and class of status.
 
 A worker that runs alone has a row of its own, which nobody else sees.
 """
@@ -85,8 +86,8 @@ class Counters:
         seconds: the time that they took altogether; that of those without a time is added at
             the next tick.
         timed: how many were timed since then.
-        usual: by the first cell of a method and class of status, where the last timed request
-            of those was counted.
+        untimed: how many were not, by the first cell of their method and class of status.
+        usual: likewise, where the last timed request was counted.
         times_all: somebody wants the time of every request.
         is_sparing: some requests need not be timed now.
         spared: how many of the next ones.
@@ -124,6 +125,7 @@ class Counters:
         "spared",
         "timed",
         "times_all",
+        "untimed",
         "usual",
         "websockets",
         "websockets_total",
@@ -137,6 +139,7 @@ class Counters:
         self._lags: deque[float] = deque(maxlen=TICKS)
         self.seconds = self._busy = self._ticked = self._worked = self._timed_seconds = 0.0
         self.usual = list(range(CELLS))
+        self.untimed = [0] * CELLS
         self.timed = self.spared = self._answered = 0
         self.times_all = self.is_sparing = False
         self._use(bytearray(ROW), 0)
@@ -170,7 +173,7 @@ class Counters:
     @property
     def requests_total(self) -> int:
         """How many requests were answered, or given up."""
-        return sum(self.cells)
+        return sum(self.cells) + sum(self.untimed)
 
     def request(self, method: str, status: int, seconds: float | None) -> None:
         """Count a request that is answered, or given up.
@@ -182,11 +185,13 @@ class Counters:
                 not timed.
         """
         kind = METHOD_CELLS[method] + STATUS_CELLS[status]
-        if seconds is not None:
-            self.usual[kind] = kind + bisect_left(BOUNDS, seconds)
-            self.seconds += seconds
-            self.timed += 1
-        self.cells[self.usual[kind]] += 1
+        if seconds is None:
+            self.untimed[kind] += 1
+            return
+        self.usual[kind] = cell = kind + bisect_left(BOUNDS, seconds)
+        self.cells[cell] += 1
+        self.seconds += seconds
+        self.timed += 1
 
     def tick(self, lateness: float, connections: int) -> None:
         """Put into the row what is not counted there; called five times a second.
@@ -223,6 +228,11 @@ class Counters:
 
     def _see_to_times(self) -> None:
         """Add the time of requests without one, and see whether to time all of the next."""
+        if any(self.untimed):
+            for kind, count in enumerate(self.untimed):
+                if count:
+                    self.cells[self.usual[kind]] += count
+            self.untimed = [0] * CELLS
         answered = self.requests_total - self._answered
         self.is_sparing = answered > BUSY and not self.times_all
         if not self.is_sparing:

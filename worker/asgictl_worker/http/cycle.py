@@ -406,9 +406,9 @@ class HTTPCycle:
         kind = _METHOD_CELLS[request.method] + STATUS_CELLS[writer.status]
         if self._started:
             seconds = perf_counter() - self._started
-            counters.usual[kind] = kind + (
-                bisect_left(BOUNDS, seconds) if seconds > SHORTEST else 0
-            )
+            cell = kind + (bisect_left(BOUNDS, seconds) if seconds > SHORTEST else 0)
+            counters.usual[kind] = cell
+            counters.cells[cell] += 1
             counters.seconds += seconds
             counters.timed += 1
             access_log = connection.service.access_log
@@ -423,7 +423,8 @@ class HTTPCycle:
                     seconds,
                     self,
                 )
-        counters.cells[counters.usual[kind]] += 1
+        else:
+            counters.untimed[kind] += 1
         if self._waiters is not None:
             self._waiters.wake()
         connection.response_ended()
