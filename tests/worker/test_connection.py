@@ -618,6 +618,28 @@ async def test_requests_that_wait_for_a_half_closed_client_to_read_are_not_lost(
     assert peer.written == HELLO * 4
 
 
+async def test_answers_let_in_no_more_requests_while_too_many_wait(parser):
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        await hello(scope, receive, send)
+
+    peer = Peer(slow, http=parser)
+    count = 0
+    for _ in range(200):
+        if peer.transport.reading:
+            peer.send(GET * 1000)
+            count += 1000
+        await asyncio.sleep(0)
+        assert len(peer.connection._parser.buffer) <= HIGH_WATER + 1000 * len(GET)
+    head, body = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n", b"abc"
+    # What stands at the end of the buffer is read on.
+    for rest in (head[:20], head[20:], body):
+        await until(lambda: peer.transport.reading)
+        peer.send(rest)
+    await peer.idle()
+    await until(lambda: peer.written.count(b"hello") == count + 1)
+
+
 # -- Requests that take too long
 
 

@@ -578,9 +578,10 @@ class Connection(asyncio.Protocol):
         """Wait for the next request, or go on with the one that is here."""
         self._state = _IDLE
         self.deadline = self.service.ticker.now + self._idle_times[0]
-        if self.reading_paused:
-            self.resume_reading()
         parser = self._parser
+        if self.reading_paused and len(parser.buffer) <= HIGH_WATER:
+            # Else each answer would let in more requests than one.
+            self.resume_reading()
         if self.write_paused:
             # Answers that nobody reads would pile up; resume_writing() goes on.
             self.deadline = self.service.ticker.now + LOOK
@@ -596,8 +597,15 @@ class Connection(asyncio.Protocol):
         """Go on with pipelined requests."""
         self._burst = 0
         if self._state is _IDLE and self._parser.state == ENDED and not self.write_paused:
-            self._parser.proceed()
+            parser = self._parser
+            parser.proceed()
             self._look_at_rest()
+            if (
+                self.reading_paused
+                and self._state is not _CLOSED
+                and (parser.state != ENDED or len(parser.buffer) <= HIGH_WATER)
+            ):
+                self.resume_reading()
             if self._eof:
                 self._see_last_request()
 
