@@ -17,7 +17,7 @@ from tests.worker.waiting import until
 
 import asgictl_worker
 from asgictl_worker import acceptor
-from asgictl_worker.acceptor import BATCH, BATCH_ALONE, Acceptor
+from asgictl_worker.acceptor import BATCH, BATCH_ALONE, Acceptor, PlainSocket
 from asgictl_worker.application import adapt
 from asgictl_worker.lifespan import StartupFailed
 from asgictl_worker.proxy_protocol import Told
@@ -814,3 +814,23 @@ async def test_a_unix_listener_is_known_by_its_path(tmp_path):
         await until(lambda: told)
         acceptor.stop()
         assert told == [Told(None, (path, None))]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_plain_socket_is_like_any_other(family: int, tmp_path: Path) -> None:
+    address = ("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "sock")
+    with socket.socket(family) as ordinary:
+        ordinary.bind(address)
+        ordinary.listen()
+        with PlainSocket(fileno=os.dup(ordinary.fileno())) as listener:
+            assert (listener.family, listener.type) == (ordinary.family, ordinary.type)
+            assert type(listener.family) is type(listener.type) is int
+            assert listener.getsockname() == ordinary.getsockname()
+            with socket.socket(family) as client:
+                client.connect(listener.getsockname())
+                connection, _ = listener.accept()
+                connection.__class__ = PlainSocket
+                with connection:
+                    assert (connection.family, connection.type) == (family, socket.SOCK_STREAM)
+                    client.sendall(b"x")
+                    assert connection.recv(1) == b"x"

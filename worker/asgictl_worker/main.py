@@ -22,6 +22,7 @@ from types import FrameType
 import setproctitle
 
 from asgictl_worker import contract, development, extensions, hygiene, logs, progress, tracebacks
+from asgictl_worker.acceptor import PlainSocket
 from asgictl_worker.asgi import Application
 from asgictl_worker.board import Board
 from asgictl_worker.connection import parser_class
@@ -342,7 +343,7 @@ class _Worker:
             if not await self.server.startup():
                 return False
         self._enter("listen")
-        listeners = [socket.socket(fileno=each.fd) for each in self.assignment.listeners]
+        listeners = [PlainSocket(fileno=each.fd) for each in self.assignment.listeners]
         self.server.start_accepting(listeners, self._join_board())
         # What is alive now stays alive: later collections need not look at it.
         gc.collect()
