@@ -236,7 +236,8 @@ def test_twenty_reloads_leave_no_descriptor_and_no_process_behind(
         server.reload()
     wait_for(settled, "only the workers are left")
     wait_for(lambda: zombies(server.pid) == 0, "no zombie is left")
-    assert count_descriptors(server.pid) == before
+    # Those of the last worker that has ended are closed a moment later, before the reloads, too.
+    wait_for(lambda: count_descriptors(server.pid) <= before, "no descriptor is left")
     server.stop()
 
 
