@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ _ALWAYS: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthChe
 settings.register_profile("default", max_examples=100, **_ALWAYS)
 settings.register_profile("nightly", max_examples=10_000, **_ALWAYS)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Who starts the tests in the background of a script, or by nohup(1), makes them ignore these, and
+# all that they start.
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGINT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        _is_interrupt = _number is signal.SIGINT
+        signal.signal(_number, signal.default_int_handler if _is_interrupt else signal.SIG_DFL)
 
 Serve = Callable[..., Server]
 SERVERS = pytest.StashKey[list[Server]]()
