@@ -43,8 +43,9 @@ class DumpFile:
 
     def read_new(self) -> str:
         """Return what was written since the last call, without an end that is too long."""
-        data = os.pread(self.fd, MAX_DUMP, self.offset)
+        # The size first: what is written from now on comes with the next call.
         size = os.fstat(self.fd).st_size
+        data = os.pread(self.fd, min(MAX_DUMP, size - self.offset), self.offset)
         left_out = size - self.offset - len(data)
         self.offset = size
         if size > MAX_DUMP:

@@ -115,6 +115,22 @@ def test_a_dump_that_is_too_long_is_cut_and_the_next_one_is_whole(dump: DumpFile
     assert dump.read_new() == "the next"
 
 
+def test_what_is_written_while_it_is_read_comes_next(
+    dump: DumpFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        monkeypatch.undo()
+        data = os.pread(fd, size, offset)
+        os.write(fd, b"second")
+        return data
+
+    os.write(dump.fd, b"first")
+    monkeypatch.setattr(os, "pread", pread)
+    assert dump.read_new() == "first"
+    assert dump.read_new() == "second"
+    assert dump.read_new() == ""
+
+
 def test_many_dumps_do_not_fill_the_memory(dump: DumpFile) -> None:
     big = b"x" * 50_000
     for _ in range(100):
