@@ -509,8 +509,9 @@ class Connection(asyncio.Protocol):
 
     def _settle(self, request: Request) -> None:
         """Prepare for more repetitions of a request, if nothing has to be asked each time."""
-        if not (request.has_body or self._tls or self.service.has_limits):
-            request.settle(self.client, self.server, self.scheme, self.service.settings.root_path)
+        service = self.service
+        if not (request.has_body or self._tls or service.has_limits or service.has_deadlines):
+            request.settle(self.client, self.server, self.scheme, service.settings.root_path)
 
     def _find_refusal(self) -> BadRequest | None:
         """Return why no request can be served now, if so."""

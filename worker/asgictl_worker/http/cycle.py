@@ -340,7 +340,7 @@ class HTTPCycle:
                 message.get("headers", ()),
                 request.keep_alive and not self.owes_continue and not connection.service.draining,
             )
-            if message.get("trailers"):  # hot: get() would take longer
+            if message.get("trailers"):
                 self._trailers = b""
             self._phase = _HELD
         elif kind == "http.response.body" and (phase is _HELD or phase is _STREAMING):
